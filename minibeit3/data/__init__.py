@@ -1,0 +1,1 @@
+"""Datasets, scenes and format adapters."""
