@@ -1,0 +1,78 @@
+"""The files around the package agree with each other."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import minibeit3
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+CONDA_NAMES = {"pytorch": "torch"}
+
+
+def versions(requirements: list[str]) -> dict[str, str]:
+    """Normalised name -> version specifier."""
+    parsed = [Requirement(text) for text in requirements]
+    return {canonicalize_name(one.name): str(one.specifier) for one in parsed}
+
+
+def conda_problems(conda: list[object], pip: list[str]) -> list[str]:
+    """Where the conda environment asks for something else than pyproject.toml."""
+    texts = [text for text in conda if isinstance(text, str) and text != "pip"]
+    found = {CONDA_NAMES.get(name, name): spec for name, spec in versions(texts).items()}
+    wanted = versions(pip)
+    return [
+        f"{name}: {found.get(name)} in environment.yml, {wanted.get(name)} in pyproject.toml"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+
+
+def test_the_conda_environment_asks_for_what_the_package_asks_for() -> None:
+    wanted = [*PROJECT["dependencies"], "python >=3.11,<3.14"]
+    assert conda_problems(CONDA["dependencies"], wanted) == []
+    assert CONDA["dependencies"][-1] == {"pip": ["-e ."]}
+    assert PROJECT["requires-python"] == ">=3.11"
+
+
+@pytest.mark.parametrize("conda", [["pip", "pytorch >=2.10"], ["pip"], ["pytorch >=2.11", "timm"]])
+def test_a_drifted_environment_is_found(conda: list[object]) -> None:
+    assert len(conda_problems(conda, ["torch>=2.11"])) == 1
+
+
+def test_every_requirement_is_pinned_within_its_limits() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    extras = [text for group in PROJECT["optional-dependencies"].values() for text in group]
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):
+        assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    assert not [name for name, version in pins.items() if "+" in version or "@" in version]
+
+
+def test_the_changelog_has_the_version_of_the_package() -> None:
+    assert f"## [{minibeit3.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_and_make_targets_of_a_document_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    targets = set(re.findall(r"\]\((?!\w+:|#)([^)#]+)", text))
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+    makefile = (ROOT / "Makefile").read_text()
+    for name in set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", text, re.MULTILINE)):
+        assert re.search(rf"^{''.join(name)}:", makefile, re.MULTILINE), name
+
+
+def test_the_ci_script_is_executable_and_parses() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", script], check=True)
