@@ -1,0 +1,73 @@
+"""Attention: the formula, the fast call, two streams as one. H heads of width K, S = I + T."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minibeit3.cache import Cache
+from minibeit3.config import BEiT3Config
+from minibeit3.embed import Streams
+from minibeit3.visibility import Visibility
+
+
+def attention_pattern(q: Tensor, k: Tensor, visible: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(K)), (B, H, queries, keys), in float32; invisible keys weigh 0."""
+    scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return scores.softmax(dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+    """`attention_pattern(q, k, visible) @ v`, all (B, H, S, K), by the fastest way measured."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        # The fused backward is slow for bf16 on CPUs: two matmuls are 2 to 3.5 times faster.
+        return attention_pattern(q, k, visible).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+
+
+def joint_attention(qkv: Streams, seen: Visibility, heads: int, cache: Cache = None) -> Streams:
+    """Each sample attends within itself, over both modalities if it is a pair: 3 D in, D out."""
+
+    def group(x: Tensor, visible: Tensor | None) -> Tensor:
+        q, k, v = rearrange(x, "B S (three H K) -> three B H S K", three=3, H=heads)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        return rearrange(attend(q, k, v, visible), "B H S K -> B S (H K)")
+
+    image, text, pairs = qkv.image, qkv.text, seen.pairs
+    if image is None or text is None or pairs == 0:
+        alone = (image, seen.image), (text, seen.text)
+        return Streams(*(s if s is None else group(s, visible) for s, visible in alone))
+    images, length = len(image) - pairs, image.shape[1]
+    pair = group(torch.cat([image[images:], text[:pairs]], dim=1), seen.pair)  # (pairs, S, D)
+    image_out, text_out = pair[:, :length], pair[:, length:]
+    if images:
+        image_out = torch.cat([group(image[:images], seen.image), image_out])
+    if pairs < len(text):
+        text_out = torch.cat([text_out, group(text[pairs:], seen.text)])
+    return Streams(image_out, text_out)
+
+
+class SharedAttention(nn.Module):
+    """Self-attention with one set of weights for both modalities (paper, section 2.1)."""
+
+    def __init__(self, config: BEiT3Config) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def project(self, x: Streams) -> Streams:
+        """Queries, keys and values side by side: D in, 3 D out."""
+        return Streams(*(None if s is None else self.qkv(self.norm(s)) for s in x))
+
+    def finish(self, x: Streams) -> Streams:
+        """The output matrix: D in, D out."""
+        return Streams(*(None if s is None else self.out(s) for s in x))
+
+    def forward(self, x: Streams, seen: Visibility, cache: Cache) -> Streams:
+        """Both streams, D in and D out."""
+        return self.finish(joint_attention(self.project(x), seen, self.heads, cache))
