@@ -90,6 +90,12 @@ def check_text_real(text_real: Tensor, text: Tensor | None) -> None:
         )
 
 
+def check_lengths(image_len: int, text_len: int) -> None:
+    """ValueError unless there are tokens to route."""
+    if min(image_len, text_len) < 0 or image_len + text_len == 0:
+        raise ValueError(f"no tokens to route: image_len {image_len}, text_len {text_len}")
+
+
 def check_routes(routes: int, depth: int) -> None:
     """ValueError unless there is one route per layer."""
     if routes != depth:
@@ -104,14 +110,15 @@ def check_spans(lengths: list[int], tokens: int, names: list[str], experts: list
         raise ValueError(f"no expert {sorted(set(names) - set(experts))} here, only {experts}")
 
 
-def check_pairs(images: int | None, texts: int | None, pairs: int | None) -> int:
-    """The number of pairs in a batch (None = all belong together), or ValueError."""
-    if images is None or texts is None:
-        if images is None and texts is None:
+def check_pairs(image: Tensor | None, text: Tensor | None, pairs: int | None) -> int:
+    """The number of pairs in a batch of streams (None = all belong together), or ValueError."""
+    if image is None or text is None:
+        if image is None and text is None:
             raise ValueError("neither image nor text: give at least one of them")
         if pairs:
             raise ValueError(f"{pairs} pairs asked for, but there is no image or no text")
         return 0
+    images, texts = len(image), len(text)
     if pairs is None and images != texts:
         raise ValueError(f"{images} images and {texts} texts are no pairs: say pairs= if mixed")
     pairs = images if pairs is None else pairs

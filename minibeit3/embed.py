@@ -25,9 +25,11 @@ class Streams(NamedTuple):
 
     def plus(self, delta: "Streams", scale: "Streams | None") -> "Streams":
         """Residual sum; scale: (B, 1, 1) factors of the samples (stochastic depth), or None."""
-        if scale is not None:
-            delta = Streams(*(d if d is None else d * k for d, k in zip(delta, scale, strict=True)))
-        return Streams(*(s if s is None else s + d for s, d in zip(self, delta, strict=True)))
+
+        def add(s: Tensor | None, d: Tensor | None, k: Tensor | None) -> Tensor | None:
+            return s if s is None or d is None else s + (d if k is None else d * k)
+
+        return Streams(*map(add, self, delta, scale or (None, None)))
 
 
 class ImageEmbedding(nn.Module):

@@ -68,19 +68,18 @@ class BEiT3(nn.Module):
         generator: torch.Generator | None = None,
         recompute: bool = False,
     ) -> Streams:
-        """All blocks and the final norm; arguments of `forward`, and:
+        """All blocks and the final norm; cache: earlier tokens, one per layer, the new ones join.
 
-        cache: one per layer, whose tokens are visible too and which keeps the new ones.
         generator: of stochastic depth, in training. recompute: True = trade time for memory.
         """
         c, rate = self.config, self.config.drop_path if self.training else 0.0
-        pairs = check_pairs(*(None if s is None else len(s) for s in x), pairs)
-        seen = see(x, pairs, text_real, visible)
+        together = check_pairs(x.image, x.text, pairs)
+        seen = see(x, together, text_real, visible)
         alone, paired = (routes or routes_for(c, kind) for kind in (False, True))
         check_routes(len(alone), c.depth)
-        scales = stochastic_depth(rate, c.depth, x, pairs, generator)
+        scales = stochastic_depth(rate, c.depth, x, together, generator)
         for i, block in enumerate(self.blocks):
-            route = LayerRoute(alone[i], paired[i], pairs)
+            route = LayerRoute(alone[i], paired[i], together)
             call = (x, route, seen, scales[i], cache[i] if cache else None)
             x = checkpoint(block, *call, use_reentrant=False) if recompute else block(*call)
         return Streams(*(None if s is None else self.norm(s) for s in x))

@@ -144,19 +144,19 @@ class ReleasedBEiT3(nn.Module):
     ) -> Streams:
         """All blocks and the final norm; arguments as in model.BEiT3.encode."""
         c, rate = self.config, self.config.drop_path if self.training else 0.0
-        pairs = check_pairs(*(None if s is None else len(s) for s in x), pairs)
-        seen = see(x, pairs, text_real, visible)
+        together = check_pairs(x.image, x.text, pairs)
+        seen = see(x, together, text_real, visible)
         if text_real is not None and x.text is not None:
             x = Streams(x.image, x.text * text_real[..., None])
         alone, paired = (routes or routes_for(c, kind) for kind in (False, True))
         check_routes(len(alone), c.depth)
-        scales = stochastic_depth(rate, c.depth, x, pairs, generator)
+        scales = stochastic_depth(rate, c.depth, x, together, generator)
         for i, block in enumerate(self.blocks):
-            route = LayerRoute(alone[i], paired[i], pairs)
+            route = LayerRoute(alone[i], paired[i], together)
             call = (x, route, seen, scales[i], cache[i] if cache else None)
             x = checkpoint(block, *call, use_reentrant=False) if recompute else block(*call)
         modality = Route(*MODALITIES)
-        return x if self.norm is None else self.norm(x, LayerRoute(modality, modality, pairs))
+        return x if self.norm is None else self.norm(x, LayerRoute(modality, modality, together))
 
     def forward(
         self,

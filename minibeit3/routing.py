@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+from minibeit3.checks import check_lengths
 from minibeit3.config import BEiT3Config
 
 
@@ -49,7 +50,6 @@ def routes_for(config: BEiT3Config, paired: bool) -> tuple[Route, ...]:
 
 def routing_table(config: BEiT3Config, image_len: int, text_len: int) -> list[list[Expert]]:
     """Expert of every token, depth rows of image_len + text_len; image first, [CLS] counts."""
-    if min(image_len, text_len) < 0 or image_len + text_len == 0:
-        raise ValueError(f"no tokens to route: image_len {image_len}, text_len {text_len}")
+    check_lengths(image_len, text_len)
     routes = routes_for(config, paired=image_len > 0 and text_len > 0)
     return [[Expert(i)] * image_len + [Expert(t)] * text_len for i, t in routes]

@@ -10,10 +10,7 @@ from minibeit3.embed import Streams
 
 
 class Visibility(NamedTuple):
-    """One mask per kind of sample, broadcastable to (B, H, S, S); None = everything is visible.
-
-    pairs: the last `pairs` images and the first `pairs` texts of the streams are one sample each.
-    """
+    """One mask per kind of sample, broadcastable to (B, H, S, S); None = everything is visible."""
 
     pairs: int
     image: Tensor | None
@@ -22,10 +19,7 @@ class Visibility(NamedTuple):
 
 
 def caption_rule(image_len: int, text_len: int, device: torch.device | None = None) -> Tensor:
-    """Sequence-to-sequence rule, bool (S, S): images see images, a word the image and its past.
-
-    A word sees itself too: it is read at its own [MASK] place (released code, captioning).
-    """
+    """Captioning, bool (S, S): images see images; a word sees the image, its past and itself."""
     size = image_len + text_len
     rule = torch.ones(size, size, dtype=torch.bool, device=device).tril()
     rule[:image_len, :image_len] = True
@@ -44,8 +38,7 @@ def real_keys(text_real: Tensor, image_len: int) -> Tensor:
 def see(x: Streams, pairs: int, text_real: Tensor | None, visible: Tensor | None) -> Visibility:
     """The masks of a batch. text_real: bool (B, T), True = a real word; None = all are.
 
-    visible: a rule of one's own, bool, broadcastable to (B, H, queries, keys), for a batch of one
-    kind (images, texts or pairs); padding is hidden on top of it.
+    visible: bool, broadcastable to (B, H, queries, keys), an own rule for a batch of one kind.
     """
     image_len, pair, text = 0 if x.image is None else x.image.shape[1], None, None
     if text_real is not None:

@@ -20,6 +20,7 @@ from minibeit3.data.images import (
     ImageError,
     mirror,
     open_image,
+    open_labels,
     random_flip,
     random_resized_crop,
     to_model,
@@ -155,6 +156,16 @@ def test_truncated_file_is_an_image_error_naming_the_file(kind: str, tmp_path: P
     broken.write_bytes(data[: len(data) // 2])
     with pytest.raises(ImageError, match=r"broken\.img"):
         open_image(broken)
+
+
+def test_label_pictures_keep_their_stored_values() -> None:
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    palette = Image.fromarray(labels).convert("P")
+    palette.putpalette(bytes(reversed(range(256))) * 3)
+    for picture in (Image.fromarray(labels), palette):
+        assert torch.equal(open_labels(_encode(picture, "PNG")), torch.from_numpy(labels))
+    with pytest.raises(ImageError, match=r"mode RGB"):
+        open_labels(_encode(_picture(), "PNG"))
 
 
 def test_foreign_formats_and_missing_files_are_image_errors(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Legend: C channels (3, RGB), H height, W width; a leading ... is one picture or 
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from os import PathLike
 from typing import IO
@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import pack, rearrange, unpack
 from PIL import Image
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
@@ -23,6 +23,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What is decoded; the other Pillow openers (one starts Ghostscript) never see untrusted bytes."""
+
+Source = str | PathLike[str] | bytes | IO[bytes]
+"""A path, the file's bytes, or an open file."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -43,15 +46,27 @@ class ImageError(ValueError):
     """A picture that cannot be read; the message names the picture and the cause."""
 
 
-def open_image(
-    source: str | PathLike[str] | bytes | IO[bytes], max_pixels: int = 16_000_000
-) -> torch.Tensor:
+def open_image(source: Source, max_pixels: int = 16_000_000) -> torch.Tensor:
     """Decode one untrusted picture (first frame of an animation) to uint8 (3, H, W), RGB.
 
     EXIF orientation is applied; transparency is laid on white; grey, palette, CMYK and 16-bit
     pictures become 8-bit RGB. The size is checked before any pixel is decoded.
     Raises ImageError for a missing, truncated, foreign or oversized file, and nothing else.
     """
+    return rearrange(_decode(source, max_pixels, _upright_rgb), "H W C -> C H W").contiguous()
+
+
+def open_labels(source: Source, max_pixels: int = 16_000_000) -> torch.Tensor:
+    """Decode one untrusted label picture (8-bit grey or palette) to uint8 (H, W), values as stored.
+
+    Raises ImageError like `open_image`, and for any other pixel mode.
+    """
+    return _decode(source, max_pixels, _indices)
+
+
+def _decode(
+    source: Source, max_pixels: int, convert: Callable[[Image.Image], Image.Image]
+) -> torch.Tensor:
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else source
     name = str(getattr(source, "name", name))
     try:
@@ -66,12 +81,12 @@ def open_image(
                         f"{max_pixels:,}: shrink the file or pass max_pixels="
                     )
                 picture.load()
-                pixels = np.array(_upright_rgb(picture))
+                pixels = np.array(convert(picture))
     except Exception as error:
         # Damaged bytes make the decoders raise at least OSError, SyntaxError, ValueError,
         # struct.error, EOFError and OverflowError: callers get one type for "bad picture".
         raise ImageError(f"cannot read image {name}: {error or type(error).__name__}") from error
-    return rearrange(torch.from_numpy(pixels), "H W C -> C H W").contiguous()
+    return torch.from_numpy(pixels)
 
 
 def to_model(
@@ -178,6 +193,12 @@ def _upright_rgb(picture: Image.Image) -> Image.Image:
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
+def _indices(picture: Image.Image) -> Image.Image:
+    if picture.mode not in ("L", "P"):
+        raise ImageError(f"mode {picture.mode}: labels are 8-bit grey or palette pictures")
+    return picture
+
+
 def _checked(image: torch.Tensor) -> torch.Tensor:
     shaped = image.ndim >= 3 and image.shape[-3] == 3 and image.numel() > 0
     if image.dtype != torch.uint8 or image.device.type != "cpu" or not shaped:
@@ -191,9 +212,9 @@ def _checked(image: torch.Tensor) -> torch.Tensor:
 def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
     if size < 1:
         raise ValueError(f"size={size}: at least 1 pixel")
-    batch = image.reshape(-1, *image.shape[-3:])
+    batch, leading = pack([image], "* C H W")
     batch = F.interpolate(batch, (size, size), mode="bicubic", antialias=True)
-    return batch.reshape(*image.shape[:-2], size, size)
+    return unpack(batch, leading, "* C H W")[0]
 
 
 def _channels(
@@ -202,7 +223,7 @@ def _channels(
     numbers = torch.tensor(value, dtype=torch.float32, device=image.device)
     if numbers.numel() not in (1, 3) or (positive and not (numbers > 0).all()):
         raise ValueError(f"{value!r}: one or three {'positive ' if positive else ''}numbers")
-    return rearrange(numbers.reshape(-1), "C -> C 1 1")
+    return rearrange(numbers.expand(3), "C -> C 1 1")
 
 
 def _exchange(word: re.Match[str]) -> str:
