@@ -1,6 +1,7 @@
 """Properties of minibeit3.data.images."""
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_truncated_file_is_an_image_error_naming_the_file(kind: str, tmp_path: P
     data = _encode(_picture(200, 300), kind)
     broken = tmp_path / "broken.img"
     broken.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ImageError, match=r"broken\.img"):
+    with pytest.raises(ImageError, match=re.escape(str(broken))):
         open_image(broken)
 
 

@@ -67,8 +67,10 @@ def open_labels(source: Source, max_pixels: int = 16_000_000) -> torch.Tensor:
 def _decode(
     source: Source, max_pixels: int, convert: Callable[[Image.Image], Image.Image]
 ) -> torch.Tensor:
-    name = f"<{len(source)} bytes>" if isinstance(source, bytes) else source
-    name = str(getattr(source, "name", name))
+    if isinstance(source, bytes):
+        name = f"<{len(source)} bytes>"
+    else:
+        name = source if isinstance(source, (str, PathLike)) else getattr(source, "name", "<file>")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
