@@ -22,7 +22,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1] / "data_samples"
 CELL, COLUMNS = 64, 32
 STYLES = ("noto", "twemoji", "fluent3d", "openmoji")
-PIXEL_TOLERANCE = 2.0  # mean absolute difference, 0..255: another libwebp or libjpeg may round apart
+PIXEL_TOLERANCE = 2.0  # mean absolute difference of 0..255: codecs of other versions round apart
 
 # One vendor archive per style: file name prefix inside it, and suffix of the pictures.
 VENDORS = {
@@ -149,7 +149,6 @@ def build_wordnet(cache_dir: Path, out: Path) -> None:
     rows = "".join("\t".join(row) + "\n" for row in synsets(cache_dir).values())
     # Text compresses best without position bits and with four bits of literal context.
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}]
-    out.mkdir(parents=True)
     (out / "wordnet.tsv.xz").write_bytes(lzma.compress(rows.encode(), filters=filters))
 
 
@@ -180,12 +179,11 @@ SENSE_HINTS = {
     "body-parts": ("noun.body", "noun.animal"),
     "hand": ("noun.body", "noun.act", "noun.communication"),
     "face": (),  # "grinning face" and the like: no lemma means the drawing
-    **dict.fromkeys(
-        ("sound", "musical-instrument", "phone", "computer", "light-video", "mail")
-        + ("book-paper", "money", "writing", "office", "lock", "tool", "household", "arts-crafts"),
-        ("noun.artifact", "noun.communication", "noun.substance", "noun.possession"),
-    ),
-}
+} | dict.fromkeys(
+    "sound musical-instrument phone computer light-video mail book-paper money writing office lock"
+    " tool household arts-crafts".split(),
+    ("noun.artifact", "noun.communication", "noun.substance", "noun.possession"),
+)
 
 # Subgroups whose members are things that can stand in a scene ("a small cat left of a key").
 CONCRETE = re.compile(
@@ -329,8 +327,9 @@ def build_atlases(cache_dir: Path, out: Path) -> None:
             atlas.paste(picture, (row["index"] % COLUMNS * CELL, row["index"] // COLUMNS * CELL))
             groups[picture.tobytes()].append(row["code"])
         identical[style] = [codes for codes in groups.values() if len(codes) > 1]
-        how = {"lossless": True, "quality": 100} if style == "openmoji" else {"quality": 90}
-        atlas.save(out / f"{style}_{CELL}.webp", method=6, **how)
+        flat = style == "openmoji"  # outlined and flat: lossless is the smaller one there
+        path = out / f"{style}_{CELL}.webp"
+        atlas.save(path, lossless=flat, quality=100 if flat else 90, method=6)
     (out / "identical.json").write_text(json.dumps(identical, indent=1) + "\n", "utf-8")
 
 
@@ -355,6 +354,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "gray")
 SIZES = ("small", "large")
 RELATIONS = ("left of", "right of", "above", "below")
+SIDES = ("left", "right")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 
 
@@ -389,6 +389,7 @@ def scene_sentences(things: Iterable[str], count: int, seed: int) -> Iterator[st
                 f"are there more {plural(a)} than {plural(b)}? {draw.choice(('yes', 'no'))}",
                 f"do the {a} and the {b} have the same {word}? {draw.choice(('yes', 'no'))}",
                 f"exactly one image contains a {ca} {a}",
+                f"there are as many {plural(a)} as {plural(b)} in the {draw.choice(SIDES)} image",
                 f"both images contain a {size} {ca} {a}",
                 f"there are the same number of {plural(a)} in both images",
                 f"the left image has more {plural(a)} than the right image",
@@ -412,7 +413,6 @@ def corpus(cache_dir: Path) -> Iterator[str]:
 
 def build_tokenizer(cache_dir: Path, out: Path) -> None:
     """tokenizer/lab4k.model: 4,000 unigram pieces, special ids 0..3 as BEiT-3, `<mask>` last."""
-    out.mkdir(parents=True)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=corpus(cache_dir),
@@ -465,7 +465,7 @@ def build_licences(cache_dir: Path, out: Path) -> None:
 
 def build(cache_dir: Path, out: Path) -> None:
     """Write every built file below `out`."""
-    for folder in ("emoji", "photos", "LICENSES"):
+    for folder in ("emoji", "photos", "text", "tokenizer", "LICENSES"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     build_concepts(cache_dir, out / "emoji")
     build_atlases(cache_dir, out / "emoji")
@@ -473,3 +473,60 @@ def build(cache_dir: Path, out: Path) -> None:
     build_wordnet(cache_dir, out / "text")
     build_tokenizer(cache_dir, out / "tokenizer")
     build_licences(cache_dir, out / "LICENSES")
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Visible colours of a picture: premultiplied, since colour under alpha 0 means nothing."""
+    with Image.open(path, formats=("WEBP", "JPEG")) as picture:
+        rgba = np.asarray(picture.convert("RGBA"), np.float32)
+    return np.concatenate([rgba[..., :3] * rgba[..., 3:] / 255, rgba[..., 3:]], axis=-1)
+
+
+def content(path: Path) -> object:
+    """What must be equal byte by byte: unpacked text, pieces with scores, or the file itself."""
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(data)
+    if path.suffix == ".model":
+        model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        return [(model.id_to_piece(i), model.get_score(i)) for i in range(model.vocab_size())]
+    return data
+
+
+def differences(fresh: Path, committed: Path) -> Iterator[str]:
+    """One line per built file that is missing or differs from the fresh build."""
+    for path in sorted(p for p in fresh.rglob("*") if p.is_file()):
+        name = path.relative_to(fresh).as_posix()
+        old = committed / name
+        if not old.is_file():
+            yield f"{name}: missing"
+        elif path.suffix not in (".webp", ".jpg"):
+            if content(path) != content(old):
+                yield f"{name}: content differs"
+        elif (new := pixels(path)).shape != (was := pixels(old)).shape:
+            yield f"{name}: shape {was.shape}, fresh build {new.shape}"
+        elif (apart := float(np.abs(new - was).mean())) > PIXEL_TOLERANCE:
+            yield f"{name}: mean pixel difference {apart:.2f}, limit {PIXEL_TOLERANCE}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the fetched archives")
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    chosen = parser.parse_args()
+    check_archives(chosen.cache)
+    if not chosen.check:
+        build(chosen.cache, ROOT)
+        print(f"built {ROOT}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        build(chosen.cache, Path(folder))
+        found = list(differences(Path(folder), ROOT))
+    if found:
+        sys.exit("data_samples differs from a fresh build:\n  " + "\n  ".join(found))
+    print("data_samples equals a fresh build")
+
+
+if __name__ == "__main__":
+    main()
