@@ -1,0 +1,193 @@
+"""Sequence-to-sequence mode: captions under the caption rule (paper, section 2.1, figure 3)."""
+
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from minibeit3.backbones import Backbone
+from minibeit3.cache import LayerCache
+from minibeit3.decoding import Score, beam_search, decode, greedy, nucleus
+from minibeit3.init import initialise
+from minibeit3.losses import drop_worst, smoothed_divergence
+from minibeit3.routing import routes_for
+from minibeit3.visibility import caption_rule
+
+
+class ImageCaptioner(nn.Module):
+    """Guesses hidden words from the image and the words before (released code, captioning).
+
+    A word is read at its own place, where <mask> stands, not one place earlier as in GPT. Image
+    and text are a pair: they take the pair's experts, although the image sees only itself.
+    """
+
+    RELEASED_HEAD_KEYS: ClassVar[dict[str, str]] = {
+        "mlm_head.weight": "mlm_head.weight",
+        "mlm_head.bias": "mlm_head.bias",
+    }
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bos_id: int = 0,
+        pad_id: int = 1,
+        eos_id: int = 2,
+        mask_id: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """mask_id: None = the last row of the vocabulary (released checkpoints: 64001 of 64010)."""
+        super().__init__()
+        vocab_size = backbone.config.vocab_size
+        self.bos_id, self.pad_id, self.eos_id = bos_id, pad_id, eos_id
+        self.mask_id = vocab_size - 1 if mask_id is None else mask_id
+        ids = {"bos_id": bos_id, "pad_id": pad_id, "eos_id": eos_id, "mask_id": self.mask_id}
+        if len(set(ids.values())) < 4 or not all(0 <= i < vocab_size for i in ids.values()):
+            raise ValueError(f"{ids} must be four ids in 0..{vocab_size - 1}")
+        self.backbone, self.settings = backbone, ids
+        self.mlm_head = nn.Linear(backbone.config.width, vocab_size)
+        initialise(self.mlm_head, 1, generator)
+
+    def features(self, image: Tensor, text: Tensor, text_real: Tensor | None = None) -> Tensor:
+        """Text tokens (B, T, D) of the backbone under the caption rule."""
+        rule = caption_rule(self.backbone.config.image_tokens, text.shape[-1], text.device)
+        return self.backbone(image, text, text_real, visible=rule).text
+
+    def forward(self, image: Tensor, text: Tensor, text_real: Tensor | None = None) -> Tensor:
+        """Image (B, C, H, W) and int64 ids (B, T) to logits (B, T, V) of every text place.
+
+        text_real: bool (B, T), True = a real word; None = all are.
+        """
+        return self.mlm_head(self.features(image, text, text_real))
+
+    def loss(
+        self,
+        image: Tensor,
+        text: Tensor,
+        text_real: Tensor | None,
+        hidden: Tensor,
+        targets: Tensor,
+        iteration: int = 0,
+        smoothing: float = 0.1,
+        drop_ratio: float = 0.2,
+        drop_after: int = 12_000,
+    ) -> Tensor:
+        """Mean `smoothed_divergence` at the hidden places; the worst go after many iterations.
+
+        text: int64 (B, T), what is shown. hidden: bool (B, T), True = chosen by `hide_words`.
+        targets: int64 (B, T), the words before hiding.
+        """
+        if hidden.dtype != torch.bool or hidden.shape != text.shape or not hidden.any():
+            raise ValueError(
+                f"hidden is {hidden.dtype} {tuple(hidden.shape)} with {int(hidden.sum())} places, "
+                f"not bool {tuple(text.shape)} with one or more: take it from hide_words"
+            )
+        logits = self.mlm_head(self.features(image, text, text_real)[hidden])
+        losses = smoothed_divergence(logits, targets[hidden], smoothing)
+        return drop_worst(losses, drop_ratio if iteration > drop_after else 0.0).mean()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        image: Tensor,
+        max_length: int = 32,
+        beams: int = 3,
+        length_penalty: float = 0.6,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
+        """One caption per image (B, C, H, W), as ids without <s>, </s>, <pad> and <mask>.
+
+        max_length: at most max_length - 3 words, in every way of decoding (see `beam_search`).
+        beams: 1 is greedy. temperature: None searches; a number draws words by `nucleus` from the
+        CPU `generator` instead, and beams are not used.
+        """
+        limit = self.backbone.config.max_text_length
+        if not 4 <= max_length <= limit or beams < 1:
+            raise ValueError(f"max_length {max_length} is not in 4..{limit}, or beams {beams} < 1")
+        if temperature is not None and generator is None:
+            raise ValueError("sampling needs generator=torch.Generator().manual_seed(...)")
+        active = [module for module in self.modules() if module.training]
+        self.eval()  # stochastic depth has no place here
+        try:
+            score, start = self.scorer(image), self._start(image)
+            if temperature is None and beams > 1:
+                found = beam_search(score, start, self.eos_id, beams, max_length, length_penalty)
+            else:
+                choose = greedy
+                if temperature is not None and generator is not None:
+                    choose = partial(
+                        nucleus, temperature=temperature, top_p=top_p, generator=generator
+                    )
+                found = list(decode(score, start, self.eos_id, max_length - 3, choose))
+        finally:
+            for module in active:
+                module.training = True
+        special = set(self.settings.values())
+        return [[i for i in caption.tolist() if i not in special] for caption in found]
+
+    def scorer(self, image: Tensor) -> Score:
+        """Scores of the next word for `decoding`, by caches: each word costs two tokens.
+
+        The image is encoded once: it sees no word, so no word can change it. A step feeds the
+        newest word and <mask>, and reads the guess at <mask>, whose entry is then dropped.
+        """
+        backbone, c = self.backbone, self.backbone.config
+        routes, caches = routes_for(c, paired=True), [LayerCache() for _ in range(c.depth)]
+        backbone.encode(backbone.embed(image), routes=routes, cache=caches)
+
+        def score(ids: Tensor, rows: Tensor | None) -> Tensor:
+            length = ids.shape[1]
+            for cache in caches:
+                cache.select(rows, c.image_tokens + length - 1)
+            newest = torch.stack([ids[:, -1], torch.full_like(ids[:, -1], self.mask_id)], dim=1)
+            x = backbone.embed(text=newest, text_start=length - 1)
+            rule = caption_rule(c.image_tokens, length + 1, ids.device)[-2:]
+            x = backbone.encode(x, visible=rule, routes=routes, cache=caches)
+            assert x.text is not None
+            return self.mlm_head(x.text[:, 1])
+
+        return score
+
+    def _start(self, image: Tensor) -> Tensor:
+        return torch.full((len(image), 1), self.bos_id, device=image.device)
+
+
+def hide_words(
+    text: Tensor,
+    text_real: Tensor,
+    ratio: float,
+    vocab: int,
+    generator: torch.Generator,
+    mask_id: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Captions with words hidden for `ImageCaptioner.loss`: what is shown, and where it hid.
+
+    text: int64 (B, T), a caption's words first, padding last. text_real: bool (B, T), True = a
+    real word, <s> and </s> included. Of n real ones, ratio * n are hidden, at least 1 and at most
+    n - 1: never <s>, but </s> too, so that the model learns to stop. In their place stands <mask>
+    (80%), the word itself (10%) or any id from 3 up to vocab (10%). mask_id: None = vocab - 1.
+    Returns shown int64 (B, T) and hidden bool (B, T). (Released code: captioning data.)
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio {ratio} is not in 0 < ratio <= 1")
+    if text_real.dtype != torch.bool or text_real.shape != text.shape:
+        raise ValueError(
+            f"text_real is {text_real.dtype} {tuple(text_real.shape)}, not bool "
+            f"{tuple(text.shape)} (True = a real word)"
+        )
+    may = text_real & (text_real.cumsum(dim=1) > 1)
+    real = text_real.sum(dim=1)
+    count = (real * ratio + 0.5).long().clamp(min=1).minimum(real - 1)
+
+    def uniform() -> Tensor:
+        return torch.rand(text.shape, generator=generator).to(text.device)
+
+    rank = uniform().masked_fill(~may, 2).argsort(dim=1).argsort(dim=1)
+    hidden = rank < count[:, None]
+    random_ids = torch.randint(3, vocab, text.shape, generator=generator).to(text.device)
+    kind = uniform()
+    other = torch.where(kind < 0.9, text, random_ids)
+    shown = other.masked_fill(kind < 0.8, vocab - 1 if mask_id is None else mask_id)
+    return torch.where(hidden, shown, text), hidden
