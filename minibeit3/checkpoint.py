@@ -1,0 +1,192 @@
+"""Saved models of every task: `config.json` + `model.safetensors`, the tokenizer beside them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from minibeit3.backbones import Backbone, build_backbone
+from minibeit3.checks import check_fields
+from minibeit3.config import BEiT3Config
+from minibeit3.model import BEiT3
+from minibeit3.modes import (
+    ImageCaptioner,
+    ImageClassifier,
+    ImageTextRetriever,
+    SemanticSegmenter,
+    TextClassifier,
+    TokenTagger,
+    VisualQuestionAnswerer,
+    VisualReasoner,
+)
+from minibeit3.objective import MaskedDataModel
+from minibeit3.released import UNREAD_ROWS, ReleasedBEiT3
+from minibeit3.storage import CheckpointError, check_tensors, read_folder, write_folder
+from minibeit3.text_tokenizer import TextTokenizer
+
+TASKS = {
+    "pretraining": MaskedDataModel,
+    "image_classification": ImageClassifier,
+    "segmentation": SemanticSegmenter,
+    "text_classification": TextClassifier,
+    "token_tagging": TokenTagger,
+    "vqa": VisualQuestionAnswerer,
+    "nlvr2": VisualReasoner,
+    "retrieval": ImageTextRetriever,
+    "captioning": ImageCaptioner,
+}
+"""Class of each task; a bare backbone is the task "backbone"."""
+
+TaskModel = (
+    MaskedDataModel
+    | ImageClassifier
+    | SemanticSegmenter
+    | TextClassifier
+    | TokenTagger
+    | VisualQuestionAnswerer
+    | VisualReasoner
+    | ImageTextRetriever
+    | ImageCaptioner
+)
+Model = Backbone | TaskModel
+
+FORMAT = 1
+_FIELDS = {"format", "task", "backbone", "settings"}
+
+
+def save_pretrained(
+    model: Model,
+    folder: str | os.PathLike[str],
+    tokenizer: TextTokenizer | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write config.json, model.safetensors, manifest.json and the tokenizer's files to `folder`.
+
+    dtype: of the weights on disk (torch.bfloat16 halves them), None = as they are in memory.
+    Raises CheckpointError when the disk refuses; a model that was there before is then unharmed.
+    """
+    backbone = backbone_of(model)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, backbone.config)
+    config = {
+        "format": FORMAT,
+        "task": task_of(model),
+        "backbone": asdict(backbone.config),
+        "settings": {} if model is backbone else model.settings,
+    }
+    write_folder(folder, config, model.state_dict(), _tokenizer_files(tokenizer), dtype)
+
+
+def from_pretrained(
+    folder: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    image_size: int | None = None,
+) -> Model:
+    """The model that `save_pretrained` wrote: float32, eval mode, of the class it had.
+
+    image_size: pixels, to interpolate the image positions to; None = as saved.
+    Raises CheckpointError for a damaged folder, unknown config fields and any tensor that is
+    missing, unexpected or of another shape; ValueError for an impossible image_size.
+    """
+    stored, tensors = read_folder(folder)
+    source = str(Path(folder))
+    try:
+        check_fields(stored, _FIELDS, _FIELDS)
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}: update it")
+        check_fields(
+            stored["backbone"],
+            {field.name for field in fields(BEiT3Config)},
+            {field.name for field in fields(BEiT3Config) if field.default is MISSING},
+        )
+        config, settings = BEiT3Config(**stored["backbone"]), dict(stored["settings"])
+        empty_model(stored["task"], config, settings)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{source}: config.json is not usable: {error}") from error
+    if image_size is not None:
+        config, tensors = resize(config, tensors, image_size)
+    return fill(empty_model(stored["task"], config, settings), tensors, source).to(device)
+
+
+def task_of(model: Model) -> str:
+    """Name of the model's task in `TASKS`, or "backbone"."""
+    for task, kind in TASKS.items():
+        if isinstance(model, kind):
+            return task
+    return "backbone"
+
+
+def backbone_of(model: Model) -> Backbone:
+    """The model itself or the backbone in it."""
+    return model if isinstance(model, BEiT3 | ReleasedBEiT3) else model.backbone
+
+
+def empty_model(task: str, config: BEiT3Config, settings: Mapping[str, Any]) -> Model:
+    """A model on the meta device: every shape, no values, no memory. ValueError: unknown task."""
+    with torch.device("meta"):
+        if task == "backbone":
+            return build_backbone(config)
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}: there are backbone, {', '.join(TASKS)}")
+        return TASKS[task](build_backbone(config), **settings)
+
+
+def fill(model: Model, tensors: Mapping[str, Tensor], source: str) -> Model:
+    """Give an `empty_model` its values, as float32, and set eval mode.
+
+    CheckpointError lists every tensor that does not fit; `source` names the file in it.
+    """
+    check_tensors(tensors, {n: tuple(t.shape) for n, t in model.state_dict().items()}, source)
+    model.load_state_dict({n: t.float() for n, t in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def resize(
+    config: BEiT3Config, tensors: Mapping[str, Tensor], image_size: int
+) -> tuple[BEiT3Config, dict[str, Tensor]]:
+    """The config and tensors of the same model for images of another size."""
+    resized = replace(config, image_size=image_size)
+    kept = 1 + (UNREAD_ROWS if config.variant == "released" else 0)
+    name = next((name for name in tensors if name.endswith("image_embed.positions")), "")
+    if not name or len(tensors[name]) != kept + config.patches:
+        return resized, dict(tensors)  # `fill` then says what is wrong
+    table = interpolate_positions(tensors[name].float(), resized.grid, kept)
+    return resized, {**tensors, name: table}
+
+
+def interpolate_positions(table: Tensor, grid: int, kept: int = 1) -> Tensor:
+    """Position rows (kept + N, D) of a square grid of patches to (kept + grid^2, D).
+
+    kept: rows before the patches, left as they are. Bicubic, corners not aligned, as the released
+    code does (unilm beit3/utils.py, FACTS 4).
+    """
+    old = round((len(table) - kept) ** 0.5)
+    if old**2 != len(table) - kept:
+        raise ValueError(f"{len(table) - kept} patch positions form no square grid")
+    patches = rearrange(table[kept:], "(h w) D -> 1 D h w", h=old)
+    patches = F.interpolate(patches, (grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([table[:kept], rearrange(patches, "1 D h w -> (h w) D")])
+
+
+def check_tokenizer(tokenizer: TextTokenizer, config: BEiT3Config) -> None:
+    """ValueError when the tokenizer has ids that the embedding lacks."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model embeds {config.vocab_size}: "
+            "this is another model's tokenizer"
+        )
+
+
+def _tokenizer_files(tokenizer: TextTokenizer | None) -> dict[str, bytes]:
+    if tokenizer is None:
+        return {}
+    with TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
