@@ -1,5 +1,6 @@
 """The files around the package agree with each other."""
 
+import importlib.metadata
 import re
 import subprocess
 import tomllib
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import minibeit3
@@ -48,14 +50,27 @@ def test_a_drifted_environment_is_found(conda: list[object]) -> None:
     assert len(conda_problems(conda, ["torch>=2.11"])) == 1
 
 
-def test_every_requirement_is_pinned_within_its_limits() -> None:
+def pins() -> dict[str, str]:
+    """Normalised name -> version of constraints.txt; a line of another form is an error."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def test_every_requirement_is_pinned_within_its_limits() -> None:
     extras = [text for group in PROJECT["optional-dependencies"].values() for text in group]
     for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):
-        assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
-    assert not [name for name, version in pins.items() if "+" in version or "@" in version]
+        assert pins()[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    assert not [name for name, version in pins().items() if "+" in version]
+
+
+def test_every_pin_installs_on_the_oldest_python() -> None:
+    """A pin made on 3.11.7 may want 3.11.5, which Debian 12 does not have."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    for dist in importlib.metadata.distributions():
+        if dist.version.split("+")[0] == pins().get(canonicalize_name(dist.name)):
+            wanted = dist.metadata.json.get("requires_python", "")
+            assert oldest in SpecifierSet(str(wanted)), dist.name
 
 
 def test_the_changelog_has_the_version_of_the_package() -> None:

@@ -20,7 +20,7 @@ NOTEBOOK_BYTES = 600_000
 LAYERS = (
     {"config", "routing", "cache", "checks"},
     {"embed", "visibility", "attention", "multiway", "init"},
-    {"model", "released", "capture"},
+    {"model", "released", "backbones", "capture"},
     {"masking", "text_tokenizer", "visual_tokenizer", "codebook", "teacher", "objective"},
 )
 TOP_LAYER = 5
