@@ -19,34 +19,35 @@ def attention_pattern(q: Tensor, k: Tensor, visible: Tensor | None = None) -> Te
     return scores.softmax(dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
-    """`attention_pattern(q, k, visible) @ v`, all (B, H, S, K), by the fastest way measured."""
+def attend(x: Tensor, visible: Tensor | None, heads: int, cache: Cache = None) -> Tensor:
+    """`attention_pattern(q, k, visible) @ v` of x = [q k v] (B, S, 3 D), heads joined: (B, S, D)."""
+    q, k, v = rearrange(x, "B S (three H K) -> three B H S K", three=3, H=heads)
+    if cache is not None:
+        k, v = cache.extend(k, v)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         # Here the fused backward is slow: two matmuls are 2 to 3.5 times faster.
-        return attention_pattern(q, k, visible).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        mixed = attention_pattern(q, k, visible).to(v.dtype) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    return rearrange(mixed, "B H S K -> B S (H K)")
 
 
 def joint_attention(qkv: Streams, seen: Visibility, heads: int, cache: Cache = None) -> Streams:
     """Each sample attends within itself, over both modalities if it is a pair: 3 D in, D out."""
-
-    def group(x: Tensor, visible: Tensor | None) -> Tensor:
-        q, k, v = rearrange(x, "B S (three H K) -> three B H S K", three=3, H=heads)
-        if cache is not None:
-            k, v = cache.extend(k, v)
-        return rearrange(attend(q, k, v, visible), "B H S K -> B S (H K)")
-
     image, text, pairs = qkv.image, qkv.text, seen.pairs
     if image is None or text is None or pairs == 0:
         alone = (image, seen.image), (text, seen.text)
-        return Streams(*(s if s is None else group(s, visible) for s, visible in alone))
+        return Streams(
+            *(s if s is None else attend(s, visible, heads, cache) for s, visible in alone)
+        )
     images, length = len(image) - pairs, image.shape[1]
-    pair = group(torch.cat([image[images:], text[:pairs]], dim=1), seen.pair)  # (pairs, S, D)
+    pair = torch.cat([image[images:], text[:pairs]], dim=1)  # (pairs, S, 3 D)
+    pair = attend(pair, seen.pair, heads, cache)
     image_out, text_out = pair[:, :length], pair[:, length:]
     if images:
-        image_out = torch.cat([group(image[:images], seen.image), image_out])
+        image_out = torch.cat([attend(image[:images], seen.image, heads), image_out])
     if pairs < len(text):
-        text_out = torch.cat([text_out, group(text[pairs:], seen.text)])
+        text_out = torch.cat([text_out, attend(text[pairs:], seen.text, heads)])
     return Streams(image_out, text_out)
 
 
