@@ -87,6 +87,15 @@ def test_links_and_make_targets_of_a_document_exist(document: str) -> None:
         assert re.search(rf"^{''.join(name)}:", makefile, re.MULTILINE), name
 
 
+def test_the_readme_names_every_notebook_and_no_file_that_is_absent() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [file for file in (ROOT / "notebooks").glob("*.ipynb") if file.stem not in text] == []
+    listed = re.findall(r"^( *)([a-z_0-9]+(?:/|\.py))  ", text, re.MULTILINE)
+    assert len(listed) > 20
+    paths = [ROOT / ("minibeit3" if indent else "") / name for indent, name in listed]
+    assert [path for path in paths if not path.exists()] == []
+
+
 def test_the_ci_script_is_executable_and_parses() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
