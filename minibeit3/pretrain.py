@@ -1,0 +1,242 @@
+"""Pretraining by masked data modelling: which data, what is hidden, one step (paper, section 2).
+
+Each batch holds equal thirds of images, texts and pairs. Everything in it is a pure function of
+(seed, number), so that a killed run continues with the same bits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from minibeit3.backbones import build_backbone
+from minibeit3.batches import generator_of, order, seed_of
+from minibeit3.checkpoint import save_pretrained
+from minibeit3.config import BEiT3Config
+from minibeit3.data.emoji import Emoji
+from minibeit3.data.folder import load_folder
+from minibeit3.data.glosses import PlainTexts
+from minibeit3.data.images import to_model
+from minibeit3.data.sample import Sample
+from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.masking import (
+    IMAGE_RATIO,
+    PAIR_TEXT_RATIO,
+    TEXT_RATIO,
+    Replacement,
+    blockwise_mask,
+    mask_patches,
+    mask_text,
+    replace_bert,
+)
+from minibeit3.objective import MaskedBatch, MaskedDataModel, masked_data_loss
+from minibeit3.runlog import Record
+from minibeit3.text_tokenizer import TextTokenizer
+from minibeit3.train import TrainConfig, train
+
+Codes = Callable[[Tensor], Tensor]  # float images (B, C, H, W) in [0, 1] to int64 (B, N)
+SCENES = 1_000_000  # more than any run here sees: scenes are drawn when they are needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hiding:
+    """What is hidden: the paper's ratios (section 2.3), and the knobs of the study.
+
+    pair_images: False leaves the images of pairs whole (Departure, when used). draw: which patches.
+    replace: what a hidden word becomes; 80/10/10 as in the released captioning code.
+    """
+
+    image: float = IMAGE_RATIO
+    text: float = TEXT_RATIO
+    pair_text: float = PAIR_TEXT_RATIO
+    pair_images: bool = True
+    draw: Callable[[int, int, torch.Generator | None], Tensor] = blockwise_mask
+    replace: Replacement = replace_bert
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Datasets by stream; a sample is drawn from each dataset of a stream in turn."""
+
+    images: Sequence[Dataset[Sample]] = field(default_factory=list)
+    texts: Sequence[Dataset[Sample]] = field(default_factory=list)
+    pairs: Sequence[Dataset[Sample]] = field(default_factory=list)
+
+
+class Unseen(Dataset[Sample]):
+    """Training emoji without the concepts and compositions that the tests hold out."""
+
+    def __init__(self, size: int) -> None:
+        self.emoji = Emoji(split="train", size=size, background="random")
+        held: set[str] = set()
+        for holdout in ("concept", "composition"):
+            held |= {c.code for _, c in Emoji(split="test", holdout=holdout, size=size).items}
+        kept = enumerate(self.emoji.items)
+        self.rows = [row for row, (_, concept) in kept if concept.code not in held]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.emoji[self.rows[index]]
+
+
+def open_data(names: Sequence[str], size: int) -> Streams:
+    """The streams of named data, training splits only.
+
+    emoji, scenes, emoji-scenes: images and pairs. glosses: texts. A path is a folder of images
+    with captions (images and pairs). "name:3" draws three times as often. ValueError for unknown
+    names, and when a stream stays empty.
+    """
+    images: list[Dataset[Sample]] = []
+    texts: list[Dataset[Sample]] = []
+    for name in names:
+        name, _, weight = name.partition(":")
+        match name:
+            case "emoji":
+                data, into = Unseen(size), images
+            case "scenes":
+                data, into = SceneCaptions("train", SCENES, size), images
+            case "emoji-scenes":
+                data, into = SceneCaptions("train", SCENES, size, world="emoji"), images
+            case "glosses":
+                data, into = PlainTexts("train"), texts
+            case _ if Path(name).is_dir():
+                data, into = load_folder(name), images
+            case _:
+                known = "emoji, scenes, emoji-scenes, glosses, or a folder of captioned images"
+                raise ValueError(f"unknown data {name!r}: choose from {known}")
+        if weight and not (weight.isdigit() and int(weight) > 0):
+            raise ValueError(f"{name}:{weight}: the weight is a whole number from 1 up")
+        into += [data] * int(weight or 1)
+    if not images or not texts:
+        missing = "images and pairs" if not images else "texts"
+        raise ValueError(f"{', '.join(names)}: no {missing} among the data; add some")
+    return Streams(images, texts, images)
+
+
+class PretrainingBatches:
+    """Source of masked batches: `third` images, pairs and texts each."""
+
+    def __init__(
+        self,
+        data: Streams,
+        third: int,
+        tokenizer: TextTokenizer,
+        config: BEiT3Config,
+        hiding: Hiding,
+        text_length: int,
+        seed: int,
+    ) -> None:
+        self.data, self.third, self.seed = data, third, seed
+        self.tokenizer, self.config = tokenizer, config
+        self.hiding, self.text_length = hiding, min(text_length, config.max_text_length)
+
+    def samples(self, number: int) -> dict[str, list[Sample]]:
+        """The samples of batch `number` by stream: images, pairs, texts."""
+        found: dict[str, list[Sample]] = {}
+        for which, stream in enumerate(("images", "pairs", "texts")):
+            datasets: Sequence[Any] = getattr(self.data, stream)
+            found[stream] = []
+            for place in range(number * self.third, (number + 1) * self.third):
+                dataset = datasets[place % len(datasets)]
+                epoch, at = divmod(place // len(datasets), len(dataset))
+                seed = seed_of(self.seed, which, place % len(datasets))
+                found[stream].append(dataset[order(len(dataset), seed, epoch)[at]])
+        return found
+
+    def names(self, number: int) -> list[str]:
+        """Keys of the samples of batch `number`."""
+        return [sample.key for part in self.samples(number).values() for sample in part]
+
+    def batch(self, number: int) -> MaskedBatch:
+        """Batch `number`, hidden and collated; `codes` is None until the step computes them."""
+        g, found, hide = generator_of(self.seed, number, 3), self.samples(number), self.hiding
+
+        def text_of(sample: Sample) -> str:
+            return sample.texts[int(torch.randint(len(sample.texts), (), generator=g))]
+
+        pictures = [s.image for s in found["images"] + found["pairs"] if s.image is not None]
+        image = torch.cat([to_model(p[None], self.config.image_size) for p in pictures])
+        words, real = self.tokenizer.batch(
+            [text_of(sample) for sample in found["pairs"] + found["texts"]], self.text_length
+        )
+        n, ids = self.third, self.tokenizer
+        hidden = [
+            mask_text(part, ok, ratio, ids.mask_id, ids.vocab_size, g, hide.replace)
+            for part, ok, ratio in (
+                (words[:n], real[:n], hide.pair_text),
+                (words[n:], real[n:], hide.text),
+            )
+        ]
+        text, hidden_words = (torch.cat(parts) for parts in zip(*hidden, strict=True))
+        patches = mask_patches(len(image), self.config.grid, hide.image, g, hide.draw)
+        if not hide.pair_images:
+            patches[n:] = False
+        return MaskedBatch(image, patches, None, text, real, hidden_words, words, pairs=n)
+
+
+def masked_step(
+    codes: Codes, image_weight: float = 1.0
+) -> Callable[[nn.Module, MaskedBatch, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]:
+    """The step of `train`: visual codes of the whole image are the targets of hidden patches."""
+
+    def step(
+        model: nn.Module, batch: MaskedBatch, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        assert batch.image is not None
+        with torch.no_grad(), torch.autocast(batch.image.device.type, enabled=False):
+            batch = batch._replace(codes=codes(batch.image.float() / 2 + 0.5))
+        return masked_data_loss(*model(batch, generator), image_weight=image_weight)
+
+    return step
+
+
+def pretrain(
+    config: BEiT3Config,
+    data: Streams | Sequence[str],
+    codes: Codes,
+    plan: TrainConfig,
+    folder: Path | str,
+    *,
+    tokenizer: TextTokenizer | None = None,
+    hiding: Hiding | None = None,
+    image_weight: float = 1.0,
+    text_length: int = 32,
+    until: int | None = None,
+    device: str = "auto",
+    on_log: Callable[[Record], None] | None = None,
+) -> tuple[MaskedDataModel, list[Record]]:
+    """Pretrain a fresh model, or go on with the run in `folder`; the model and its records.
+
+    data: streams, or names for `open_data`. codes: the visual tokenizer, `VQKD.tokens`.
+    plan: batch_size is images + pairs + texts, a multiple of three. tokenizer: None = the lab's.
+    hiding: None = the paper's. The finished model is saved to `folder`/model.
+    """
+    if plan.part_size % 3:
+        raise ValueError(f"batch_size {plan.part_size} is no multiple of three: thirds are equal")
+    tokenizer = tokenizer or TextTokenizer.lab()
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only {config.vocab_size}"
+        )
+    streams = data if isinstance(data, Streams) else open_data(data, config.image_size)
+    torch.manual_seed(plan.seed)  # the heads; the backbone has its own generator
+    model = MaskedDataModel(build_backbone(config, generator_of(plan.seed)))
+    source = PretrainingBatches(
+        streams,
+        plan.part_size // 3,
+        tokenizer,
+        config,
+        hiding or Hiding(),
+        text_length,
+        plan.seed,
+    )
+    step = masked_step(codes, image_weight)
+    records = train(model, step, source, plan, folder, until=until, device=device, on_log=on_log)
+    save_pretrained(model, Path(folder) / "model", tokenizer)
+    return model, records
