@@ -143,8 +143,8 @@ def train(model: VQKD, pictures: Tensor, targets: Targets, plan: Plan, out: Path
         result = model(to_float(pictures[rows]), targets.rows(rows))
         if not result.loss.isfinite():
             raise FloatingPointError(
-                f"loss is {result.loss.item()} at step {step}, pictures {rows.tolist()}; "
-                f"the last good state is {out / 'state.pt'}: lower lr={plan.lr}"
+                f"loss is {result.loss.item()} at step {step}, rows {rows.tolist()}; the state "
+                f"after step {step - step % plan.save_every} is in {out}: lower lr={plan.lr}"
             )
         optimizer.zero_grad(set_to_none=True)
         result.loss.backward()

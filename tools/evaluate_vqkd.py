@@ -1,0 +1,208 @@
+"""Measure a trained visual tokenizer on pictures that it never saw, and write results/vqkd.json.
+
+    python tools/evaluate_vqkd.py data_samples/checkpoints/vqkd results/vqkd.json
+
+Held out: the drawings of OpenMoji (a vendor that was not trained on) and the test split of scenes.
+Codes are judged by what a linear classifier reads from them: the emoji's Unicode subgroup, from the
+histogram of the picture's codes, trained on the other vendors. Two splits: "style" (known concepts,
+new vendor) and "concept" (new concepts too). Lines to compare with: pixel codes (k-means on the
+pixels of patches, same number), an untrained encoder with k-means codes, random codes under the
+trained encoder, the most frequent class, and the teacher's own features before any code.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from minibeit3.codebook import CodeUsage, code_usage
+from minibeit3.data.emoji import Emoji
+from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.teacher import Teacher, build_teacher
+from minibeit3.train_vqkd import TRAIN_STYLES, stack_images, to_float
+from minibeit3.visual_tokenizer import VQKD
+
+SCENES = 1000
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Labelled(NamedTuple):
+    """pictures: uint8 (n, 3, s, s); labels: int64 (n,) subgroup; codes: code point of each."""
+
+    pictures: Tensor
+    labels: np.ndarray
+    codes: list[str]
+
+
+def load(styles: tuple[str, ...], size: int) -> Labelled:
+    """All emoji of `styles` on white."""
+    dataset = Emoji(styles=styles, size=size)
+    samples = [dataset[index] for index in range(len(dataset))]
+    labels = np.array([sample.label for sample in samples])
+    return Labelled(stack_images([dataset]), labels, [str(s.info["code"]) for s in samples])
+
+
+def in_batches(function: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """`function` of float pictures, 128 at a time."""
+    with torch.no_grad():
+        return torch.cat([function(to_float(part)) for part in pictures.split(128)])
+
+
+def histograms(tokens: Tensor, codes: int) -> np.ndarray:
+    """Square roots of the code counts of every picture, float (n, codes)."""
+    return F.one_hot(tokens, codes).sum(1).sqrt().double().numpy()
+
+
+def pixel_codes(train: Tensor, test: Tensor, codes: int, patch: int) -> tuple[Tensor, Tensor]:
+    """Tokens of both sets under k-means on the raw pixels of training patches."""
+
+    def patches(pictures: Tensor) -> np.ndarray:
+        x = rearrange(to_float(pictures), "B c (h p) (w q) -> (B h w) (p q c)", p=patch, q=patch)
+        return x.numpy()
+
+    means = MiniBatchKMeans(codes, batch_size=4096, n_init="auto", random_state=0, max_iter=20)
+    means.fit(patches(train))
+    n = (train.shape[-1] // patch) ** 2
+    found = [np.asarray(means.predict(patches(x)), np.int64) for x in (train, test)]
+    return torch.from_numpy(found[0]).view(-1, n), torch.from_numpy(found[1]).view(-1, n)
+
+
+def untrained(model: VQKD, pictures: Tensor) -> VQKD:
+    """The same sizes with initial weights; k-means codes from 256 pictures, then no step."""
+    fresh = VQKD(model.config).eval()
+    raw = in_batches(fresh.encode, pictures[:: len(pictures) // 256])
+    fresh.codebook.start(F.normalize(raw.flatten(0, 1), dim=-1))
+    return fresh
+
+
+def with_random_codes(model: VQKD) -> Callable[[Tensor], Tensor]:
+    """Tokens of the trained encoder under unit vectors drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    book = F.normalize(torch.randn(model.codebook.vectors.shape, generator=generator), dim=-1)
+    return lambda x: (F.normalize(model.encode(x), dim=-1) @ book.T).argmax(-1)
+
+
+def probe(train: np.ndarray, test: np.ndarray, data: tuple[Labelled, Labelled]) -> dict[str, float]:
+    """Accuracy of a linear classifier for held-out style, and for held-out style and concept."""
+    held = json.loads((ROOT / "data_samples/emoji/splits.json").read_text("utf-8"))["concept"]
+    known_train, known_test = (~np.isin(part.codes, held["test"]) for part in data)
+    result = {}
+    for name, fit, score in [
+        ("style", np.ones_like(known_train), np.ones_like(known_test)),
+        ("concept", known_train, ~known_test),
+    ]:
+        classifier = LogisticRegression(C=1.0, max_iter=200)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed budget for every line
+            classifier.fit(train[fit], data[0].labels[fit])
+        result[name] = float(classifier.score(test[score], data[1].labels[score]))
+    return result
+
+
+def most_frequent(data: tuple[Labelled, Labelled]) -> dict[str, float]:
+    """Accuracy of always answering the largest class."""
+    constant = [np.zeros((len(part.labels), 1)) for part in data]
+    return probe(constant[0], constant[1], data)
+
+
+def teacher_cosine(model: VQKD, teacher: Teacher, recipe: dict, pictures: Tensor) -> float:
+    """Mean cosine of the decoded codes with the standardised features of the teacher."""
+    mean, std = (torch.tensor(recipe[f"target_{name}"]) for name in ("mean", "std"))
+    truth = (in_batches(teacher, pictures) - mean) / std
+    return F.cosine_similarity(in_batches(model.features, pictures), truth, dim=-1).mean().item()
+
+
+def spread(usage: CodeUsage) -> dict[str, float]:
+    """The part of a usage that a report needs."""
+    return {"used": usage.used, "perplexity": usage.perplexity, "dead": usage.dead}
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = {"cpu": models[0] if models else platform.processor(), "cores": len(models)}
+    return cpu | {"torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def evaluate(folder: Path) -> dict[str, object]:
+    """All figures of the tokenizer saved in `folder`."""
+    model = VQKD.from_pretrained(folder)
+    recipe = json.loads((folder / "training.json").read_text())
+    codes, patch, size = model.config.codes, model.config.patch, model.config.image_size
+    teacher = build_teacher(recipe["teacher"], patch=patch)
+    data = load(TRAIN_STYLES, size), load(("openmoji",), size)
+    scenes = stack_images([SceneCaptions("test", SCENES, size=size)])
+    shown = [part.pictures for part in data]
+    tokens = [in_batches(model.tokens, pictures) for pictures in (*shown, scenes)]
+    held_out = torch.cat(tokens[1:])
+
+    lines = {"trained": tokens[:2], "pixel_k_means": pixel_codes(shown[0], shown[1], codes, patch)}
+    fresh = untrained(model, shown[0])
+    for name, function in {
+        "untrained_encoder": fresh.tokens,
+        "random_codes": with_random_codes(model),
+    }.items():
+        lines[name] = [in_batches(function, pictures) for pictures in shown]
+    accuracy = {
+        name: probe(histograms(train, codes), histograms(test, codes), data)
+        for name, (train, test) in lines.items()
+    }
+    accuracy["most_frequent_class"] = most_frequent(data)
+    pooled = [in_batches(lambda x: teacher(x).mean(1), pictures) for pictures in shown]
+    pooled = [((part - pooled[0].mean(0)) / pooled[0].std(0)).double().numpy() for part in pooled]
+    accuracy["teacher_features_mean"] = probe(pooled[0], pooled[1], data)
+
+    return {
+        "what": "visual tokenizer of the lab on held-out pictures",
+        "teacher": recipe["teacher"],
+        "held_out": {"openmoji": len(shown[1]), "scenes": SCENES},
+        "seeds": 1,
+        "codes": codes,
+        "usage": spread(code_usage(held_out, codes)),
+        "usage_openmoji": spread(code_usage(tokens[1], codes)),
+        "usage_scenes": spread(code_usage(tokens[2], codes)),
+        "usage_train_emoji": spread(code_usage(tokens[0], codes)),
+        "teacher_cosine": {
+            "openmoji": teacher_cosine(model, teacher, recipe, shown[1]),
+            "scenes": teacher_cosine(model, teacher, recipe, scenes),
+            "openmoji_untrained": teacher_cosine(fresh, teacher, recipe, shown[1]),
+        },
+        "subgroup_accuracy": accuracy,
+        "budget": recipe["plan"] | {name: recipe[name] for name in ("pictures", "wall_s", "cpu_s")},
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path)
+    given = parser.parse_args()
+    result = evaluate(given.folder)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    result |= {"machine": machine(), "commit": commit.stdout.strip()}
+    result |= {"command": "python tools/evaluate_vqkd.py " + " ".join(sys.argv[1:])}
+    given.results.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
