@@ -69,7 +69,8 @@ def rule_for(world: World, split: str, holdout: str | None = None) -> Rule:
             early = frozenset(world.colours[: len(world.colours) // 2])
             thing = partial(combo_allows, early=early, turned=held)
             must = (("triangle",), ("star",)) if held else ((),)
-            return replace(rule, thing=thing, must=must)
+            scene = shows_turned_kind if held else _anything
+            return replace(rule, thing=thing, scene=scene, must=must)
         case "relation":
             scene = partial(_equals, shows_held_relation, held)
             return replace(rule, scene=scene, must=HELD_PAIRS if held else ((),))
@@ -109,6 +110,11 @@ def allowed_thing(rng: Random, world: World, rule: Rule, kinds: Sequence[str] = 
     while not rule.thing(thing := any_thing(rng, world, kinds)):
         pass
     return thing
+
+
+def shows_turned_kind(scene: Scene) -> bool:
+    """True when the scene has a kind whose colours the "combo" holdout swaps."""
+    return any(thing.kind in ("triangle", "star") for thing in scene.things)
 
 
 def shows_held_relation(scene: Scene) -> bool:

@@ -8,6 +8,7 @@ of the grammar is right, however it is worded.
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, permutations
@@ -119,19 +120,19 @@ Claim = Listing | Relation | Count
 
 def parse_caption(caption: str, world: World) -> Claim:
     """What the caption claims; ValueError that shows the part outside the grammar."""
-    names = _patterns(world.name)
-    if match := names.relation.fullmatch(caption):
+    relation_of, listed_one, counted_one = _claim_patterns(world.name)
+    if match := relation_of.fullmatch(caption):
         first, relation, second = match.groups()
-        return Relation(_phrase(first, world), relation, _phrase(second, world))
+        return Relation(read_phrase(first, world), relation, read_phrase(second, world))
     parts = caption.split(" and ")
-    listed = [names.listed.fullmatch(part) for part in parts]
+    listed = [listed_one.fullmatch(part) for part in parts]
     if all(listed):
-        return Listing(tuple(_phrase(match[1], world) for match in listed if match))
-    counted = [names.counted.fullmatch(part) for part in parts]
+        return Listing(tuple(read_phrase(match[1], world) for match in listed if match))
+    counted = [counted_one.fullmatch(part) for part in parts]
     if all(counted):
         return Count(
             tuple(
-                (NUMBERS.index(match[1] or match[3]), _phrase(match[2] or match[4], world))
+                (NUMBERS.index(match[1] or match[3]), read_phrase(match[2] or match[4], world))
                 for match in counted
                 if match
             )
@@ -153,42 +154,40 @@ def is_true(caption: str, scene: Scene) -> bool:
     return claim.holds(scene)
 
 
-@dataclass(frozen=True)
-class _Patterns:
-    phrase: re.Pattern[str]
-    relation: re.Pattern[str]
-    listed: re.Pattern[str]
-    counted: re.Pattern[str]
-
-
 @cache
-def _patterns(world_name: str) -> _Patterns:
+def phrase_patterns(world_name: str) -> tuple[str, str]:
+    """Regular expressions, without groups, of a singular and a plural noun phrase of the world."""
     world = world_named(world_name)
-
-    def choice(words: "tuple[str, ...] | list[str]") -> str:
-        return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-
-    modifiers = f"(?:(?:{choice(SIZES)}) )?"
+    modifiers = f"(?:{_choice(SIZES)} )?"
     if world.colours:
-        modifiers += f"(?:(?:{choice(world.colours)}) )?"
-    one = f"{modifiers}(?:{choice([*world.kinds, world.noun])})"
-    many = f"{modifiers}(?:{choice([*world.plurals.values(), world.nouns])})"
-    not_one = choice([number for number in NUMBERS if number != "one"])
-    return _Patterns(
-        re.compile(one),
-        re.compile(f"the ({one}) is ({choice(list(RELATIONS))}) the ({one})"),
-        re.compile(f"an? ({one})"),
-        re.compile(f"(one) ({one})|({not_one}) ({many})"),
-    )
+        modifiers += f"(?:{_choice(world.colours)} )?"
+    one = modifiers + _choice((*world.kinds, world.noun))
+    return one, modifiers + _choice((*world.plurals.values(), world.nouns))
 
 
-def _phrase(text: str, world: World) -> Phrase:
-    """The phrase of a matched text; a size or colour word stands before the noun."""
+def read_phrase(text: str, world: World) -> Phrase:
+    """The phrase of a text that matches one of `phrase_patterns`."""
     size = next((word for word in SIZES if text.startswith(word + " ")), "")
     text = text.removeprefix(size).lstrip()
     colour = next((word for word in world.colours if text.startswith(word + " ")), "")
     noun = text.removeprefix(colour).lstrip()
     return Phrase(size, colour, _kinds(world.name)[noun])
+
+
+def _choice(words: Iterable[str]) -> str:
+    return f"(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})"
+
+
+@cache
+def _claim_patterns(world_name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Patterns of a relation, of one listed thing and of one count."""
+    one, many = phrase_patterns(world_name)
+    several = _choice(number for number in NUMBERS if number != "one")
+    return (
+        re.compile(f"the ({one}) is ({_choice(RELATIONS)}) the ({one})"),
+        re.compile(f"an? ({one})"),
+        re.compile(f"(one) ({one})|({several}) ({many})"),
+    )
 
 
 @cache
