@@ -40,6 +40,7 @@ def step(model: nn.Module, x: Tensor, generator: torch.Generator) -> tuple[Tenso
 
 def train_in(folder: Path, dtype: Any, workers: int) -> None:
     """One process of a run, from wherever the folder stands."""
+    multiprocessing.set_start_method("fork", force=True)  # workers of data: importing takes longer
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.1), nn.GELU(), nn.Linear(16, 1))
     rates: dict[str, Any] = {"lr": 1e-2, "warmup": 5, "dtype": dtype, "workers": workers}
@@ -95,14 +96,15 @@ def kill_while_training(folder: Path, dtype: str, workers: int, chance: random.R
     return any(folder.glob("*.tmp"))
 
 
-def kills_change_nothing(folder: Path, dtype: str, workers: int, kills: int) -> int:
+def kills_change_nothing(folder: Path, dtype: str, kills: int) -> int:
     """Assert it; returns how many kills fell into the writing of a checkpoint."""
     for name in ("whole", "killed"):
         (folder / name).mkdir()
-    finish(folder / "whole", dtype, 0)
-    chance = random.Random(kills)
-    torn = sum(kill_while_training(folder / "killed", dtype, workers, chance) for _ in range(kills))
-    finish(folder / "killed", dtype, workers)
+    finish(folder / "whole", dtype, workers=0)
+    chance, torn = random.Random(0), 0
+    for kill in range(kills):
+        torn += kill_while_training(folder / "killed", dtype, 2 * (kill % 4 == 1), chance)
+    finish(folder / "killed", dtype, workers=0)
     losses, final = result(folder / "whole")
     assert [number for number, _ in losses] == list(range(1, STEPS + 1))
     assert result(folder / "killed") == (losses, final)
@@ -112,11 +114,9 @@ def kills_change_nothing(folder: Path, dtype: str, workers: int, kills: int) -> 
     return torn
 
 
-@pytest.mark.parametrize(("dtype", "workers"), [("float32", 0), ("bfloat16", 0), ("float32", 2)])
-def test_a_killed_run_ends_with_the_bits_of_the_uninterrupted_one(
-    tmp_path: Path, dtype: str, workers: int
-):
-    kills_change_nothing(tmp_path, dtype, workers, KILLS if workers == 0 else 1)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_killed_run_ends_with_the_bits_of_the_uninterrupted_one(tmp_path: Path, dtype: str):
+    kills_change_nothing(tmp_path, dtype, KILLS)
 
 
 def hold(folder: Path, entered: Any, forever: Any) -> None:
