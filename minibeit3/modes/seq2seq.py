@@ -90,7 +90,7 @@ class ImageCaptioner(nn.Module):
     def generate(
         self,
         image: Tensor,
-        max_length: int = 32,
+        max_length: int | None = None,
         beams: int = 3,
         length_penalty: float = 0.6,
         temperature: float | None = None,
@@ -99,11 +99,13 @@ class ImageCaptioner(nn.Module):
     ) -> list[list[int]]:
         """One caption per image (B, C, H, W), as ids without <s>, </s>, <pad> and <mask>.
 
-        max_length: at most max_length - 3 words, in every way of decoding (see `beam_search`).
+        max_length: at most max_length - 3 words, in every way of decoding (see `beam_search`);
+        None = 32 (released recipe), or the model's limit if that is less.
         beams: 1 is greedy. temperature: None searches; a number draws words by `nucleus` from the
         CPU `generator` instead, and beams are not used.
         """
         limit = self.backbone.config.max_text_length
+        max_length = min(32, limit) if max_length is None else max_length
         if not 4 <= max_length <= limit or beams < 1:
             raise ValueError(f"max_length {max_length} is not in 4..{limit}, or beams {beams} < 1")
         if temperature is not None and generator is None:
