@@ -1,8 +1,8 @@
 """Held-out compositional splits: what a training set never shows, and a control that is fair.
 
 Each holdout has four splits. "train", "val" and "control" follow the training rule; "test" holds
-only what training never showed. Report accuracy(control) - accuracy(test): both are unseen items of
-equal size, and only the composition differs (idea of CLEVR-CoGenT, arXiv 1612.06890).
+only what training never showed. Report accuracy(control) - accuracy(test): both are unseen items,
+and only the composition differs (idea of CLEVR-CoGenT, arXiv 1612.06890).
 """
 
 from collections.abc import Callable, Sequence

@@ -58,7 +58,7 @@ class Phrase:
 
 def article(noun: str) -> str:
     """The noun with "a" or "an" before it."""
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    return f"an {noun}" if re.match(r"(?!eu|ewe|uni)[aeiou]", noun) else f"a {noun}"
 
 
 def related(a: Thing, b: Thing, relation: str) -> bool | None:

@@ -46,8 +46,9 @@ class SceneVQA(Dataset[Sample]):
     """`length` questions, each with its scene; the answer is uniform among `info["choices"]`.
 
     split, size, world, holdout: as for SceneCaptions. types: question types to ask, by default all
-    (in the test of the holdouts "relation", "count" and "hop" the held-out type; in the control of
-    the first two the same type, for a fair comparison).
+    that the split can ask. The tests of the holdouts "relation", "count", "hop" and "pair" ask only
+    the held-out type (a "pair" is asked for its relation), and so do the controls, for a fair
+    comparison, except that of "hop".
     Items have image uint8 (3, H, W), texts (question,), answers {answer: 1.0} and info: type,
     choices (possible answers), twin (key of the item with the twin scene, None when the question
     has one possible answer), scene, split.
@@ -70,11 +71,7 @@ class SceneVQA(Dataset[Sample]):
         if holdout == "relation" and self.rule.held:
             # Both orders are shown, so that yes and no stay balanced: the questions are held out.
             self.rule = replace(self.rule, scene=lambda _: True)
-        self.types = tuple(types or _default_types(self.world, split, holdout))
-        for name in self.types:
-            if name not in types_of(self.world):
-                known = ", ".join(types_of(self.world))
-                raise ValueError(f"unknown question type {name!r} in the {world} world: {known}")
+        self.types = _types(self.world, self.rule, split, types)
         self.split, self.length, self.size = split, length, size
         self.name = f"{world}/vqa/{holdout or 'all'}/{'+'.join(types or ('all',))}/{split}"
 
@@ -198,18 +195,28 @@ def _may_ask(question: Question, rule: Rule) -> bool:
         return (level and (kinds in HELD_PAIRS or kinds[::-1] in HELD_PAIRS)) == rule.held
     if rule.holdout == "count" and rule.held:
         return question.a == Phrase(kind="circle")
-    if rule.holdout == "pair" and not rule.held:
-        return not held_pair(*kinds)
+    if rule.holdout == "pair":
+        return held_pair(*kinds) == rule.held
     return True
 
 
-def _default_types(world: World, split: str, holdout: str | None) -> tuple[str, ...]:
-    known = types_of(world)
-    if holdout in ("relation", "count") and split in ("test", "control"):
-        return (holdout,)
-    if holdout == "hop":
-        return tuple(kind for kind in known if (kind == "hop") == (split == "test"))
-    return known
+def _types(world: World, rule: Rule, split: str, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The asked types, by default all that the split can ask; ValueError names a wrong one."""
+    possible = types_of(world)
+    default = possible
+    if rule.holdout in ("relation", "count", "pair"):
+        default = {"count": ("count",)}.get(rule.holdout, ("relation",))
+        possible = default if rule.held else possible
+        default = default if split in ("test", "control") else possible
+    if rule.holdout == "hop":
+        default = possible = tuple(t for t in possible if (t == "hop") == rule.held)
+    for name in asked or ():
+        if name not in possible:
+            raise ValueError(
+                f"question type {name!r} is not asked in the {world.name} world, split {split!r}, "
+                f"holdout {rule.holdout}: choose from {', '.join(possible)}"
+            )
+    return tuple(asked or default)
 
 
 # ---- a scene for a question and its answer

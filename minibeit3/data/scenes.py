@@ -66,7 +66,9 @@ class World:
     plurals: kind -> plural, in a fixed order. colours: empty where things have no colour word.
     noun, nouns: the word for any thing. counts: fewest and most things of a scene.
     radii: size word -> half the extent of a thing. gap: least free space between two things.
-    classes: kind -> segmentation class (0 is the ground).
+    square: True when things may fill their squares, so that squares are kept apart, not discs.
+    classes: kind -> segmentation class (0 is the ground). styles: vendors of the drawings.
+    variety: most different kinds of a random scene, so that some repeat; 0 = no limit.
     """
 
     name: str
@@ -81,7 +83,8 @@ class World:
     classes: Mapping[str, int]
     stamp: Callable[[Scene, Thing, int], Stamp]
     styles: tuple[str, ...] = ("",)
-    variety: int = 0  # most different kinds of a random scene, so that some repeat; 0 = no limit
+    variety: int = 0
+    square: bool = False
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -147,6 +150,8 @@ def place(rng: Random, world: World, things: Sequence[Thing]) -> tuple[Thing, ..
 def _free(
     world: World, x: float, y: float, r: float, placed: list[tuple[float, float, float]]
 ) -> bool:
+    if world.square:
+        return all(max(abs(x - u), abs(y - v)) >= r + q + world.gap for u, v, q in placed)
     return all((x - u) ** 2 + (y - v) ** 2 >= (r + q + world.gap) ** 2 for u, v, q in placed)
 
 
@@ -253,15 +258,16 @@ TIPS = np.array(
 def _star(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     """A pentagram is where at most one of its five lines has the point on its outer side."""
     tips = TIPS[:, :, None, None]
-    outside = tips[:, 0] * x + tips[:, 1] * y - np.float32(0.34 * r)
+    outside = tips[:, 0] * x + tips[:, 1] * y - np.float32(0.33 * r)
     return np.partition(outside, 3, axis=0)[3]
 
 
 # Signed distance in pixels, negative inside; x (1, w) and y (h, 1) are measured from the centre.
+# No corner is farther than 1.07 r from the centre, so that discs kept apart keep shapes apart.
 DISTANCES: Mapping[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "circle": lambda x, y, r: np.sqrt(x * x + y * y) - r,
-    "square": lambda x, y, r: np.maximum(np.abs(x), np.abs(y)) - 0.88 * r,
-    "triangle": lambda x, y, r: np.maximum(y - 0.9 * r, (2 * np.abs(x) - y - 0.9 * r) / 2.236068),
+    "square": lambda x, y, r: np.maximum(np.abs(x), np.abs(y)) - 0.75 * r,
+    "triangle": lambda x, y, r: np.maximum(y - 0.6 * r, (1.6 * np.abs(x) - 0.88 * (y + r)) / 1.826),
     "star": _star,
     "cross": _cross,
     "ring": _ring,
