@@ -248,10 +248,12 @@ def test_damaged_shards_report_exactly_what_is_lost(tmp_path: Path) -> None:
         assert reason.startswith(name), (reason, name)
 
 
-def test_a_tar_header_that_points_backwards_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [-1, -100, -1024, 2**40])
+def test_a_tar_member_of_impossible_size_ends_the_archive(size: int, tmp_path: Path) -> None:
     path = shard(tmp_path / "0.tar", [("a.jpg", JPEG), ("a.txt", b"x")])
     data = bytearray(path.read_bytes())
-    data[124:136] = b"\xff" * 10 + b"\xfc\x00"  # base-256 size of -1024
+    data[124:136] = size.to_bytes(12, "big", signed=True)
+    data[124] |= 0x80  # the mark of a base-256 number
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     path.write_bytes(data)

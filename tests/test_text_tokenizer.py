@@ -198,6 +198,11 @@ def test_unusable_files_are_refused_with_name_and_cause(tmp_path: Path) -> None:
         TextTokenizer.load(tmp_path)
 
 
+def test_a_piece_that_is_not_utf8_is_refused_at_load() -> None:
+    with pytest.raises(TokenizerError, match=r"utf-8"):
+        TextTokenizer.from_bytes(LAB.replace("▁a".encode(), b"\xff" * 4, 1))
+
+
 def test_mutated_models_raise_only_the_documented_error_and_never_crash(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for number in range(300):

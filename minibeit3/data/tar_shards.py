@@ -94,7 +94,8 @@ def _members(archive: Path) -> Iterator[tuple[str, TarMember] | DataError]:
         with tarfile.open(archive, "r:") as tar:
             size, before = archive.stat().st_size, -1
             while (entry := tar.next()) is not None:
-                if tar.offset <= before or entry.offset_data + entry.size > size:
+                end = entry.offset_data + entry.size
+                if tar.offset <= before or entry.size < 0 or end > size:
                     raise tarfile.ReadError(f"{shown(entry.name)} does not fit into the file")
                 before = tar.offset
                 if reason := _refusal(entry):
