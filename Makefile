@@ -61,5 +61,5 @@ clean: ## remove .venv and caches
 	@touch $@
 
 .venv/test: EXTRAS = test,teacher
-.venv/dev: EXTRAS = dev,test
+.venv/dev: EXTRAS = dev,test,data
 .venv/data: EXTRAS = data
