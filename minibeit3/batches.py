@@ -4,6 +4,7 @@ Batch `number` of a run is the same whoever loads it, in whatever order, after a
 """
 
 import hashlib
+from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
@@ -37,10 +38,10 @@ def generator_of(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*numbers))
 
 
-@lru_cache(maxsize=8)
-def order(size: int, seed: int, epoch: int) -> list[int]:
+@lru_cache(maxsize=32)  # mixed batches follow several datasets at once
+def order(size: int, seed: int, epoch: int) -> Sequence[int]:
     """Every index below `size` once, shuffled anew for each epoch."""
-    return torch.randperm(size, generator=generator_of(seed, epoch)).tolist()
+    return array("q", torch.randperm(size, generator=generator_of(seed, epoch)).numpy().tobytes())
 
 
 class Batches:
@@ -93,15 +94,12 @@ def read(source: Source, numbers: range, workers: int) -> Generator[Any, None, N
     if workers == 0:
         yield from (source.batch(number) for number in numbers)
         return
-    # Without a generator of its own, DataLoader draws from torch's global one when it starts:
-    # a resumed run would then continue with other random numbers.
     yield from DataLoader(
         _Numbered(source),  # pyright: ignore[reportArgumentType]
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
         collate_fn=_as_is,
-        generator=torch.Generator(),
     )
 
 

@@ -1,6 +1,8 @@
 """metrics.jsonl, one line per logged step, and a progress line for whoever watches."""
 
+import errno
 import json
+import math
 import os
 import sys
 import time
@@ -15,18 +17,19 @@ METRICS = "metrics.jsonl"
 
 def read_metrics(folder: Path | str) -> list[Record]:
     """Every record of a run, oldest first; a last line that a crash tore is left out."""
-    records, _ = _intact(Path(folder) / METRICS, up_to=None)
+    records, _ = _intact(Path(folder) / METRICS, up_to=math.inf)
     return records
 
 
-def _intact(path: Path, up_to: int | None) -> tuple[list[Record], int]:
-    """The records up to a step (None = all) and how many bytes they take."""
+def _intact(path: Path, up_to: float) -> tuple[list[Record], int]:
+    """The records up to a step, as far as they are whole, and how many bytes they take."""
     records, size = [], 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        if not line.endswith(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
             break
-        record = json.loads(line)
-        if up_to is not None and record["step"] > up_to:
+        if not line.endswith(b"\n") or record["step"] > up_to:
             break
         records.append(record)
         size += len(line)
@@ -40,13 +43,14 @@ class RunLog:
         """step: the last step that counts."""
         path = folder / METRICS
         _, size = _intact(path, up_to=step)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         self._file.truncate(size)
 
     def write(self, record: Record) -> None:
-        """Append one line; floats survive exactly."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        """Append one line, floats exactly; OSError when the disk is full."""
+        line = json.dumps(record).encode() + b"\n"
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, "no room for one more record", self._file.name)
 
     def settle(self) -> None:
         """Wait until the disk has it all: a checkpoint must not outlive its own log."""

@@ -108,8 +108,9 @@ def train(
     on_log: gets every record before it is written; may evaluate and add scalars.
 
     FloatingPointError: loss or gradient is not finite (names step, samples and last checkpoint;
-    parameters stay as they were). BlockingIOError: another run uses the folder. OSError: no room
-    for a checkpoint. ValueError: folder of another config, or all its checkpoints damaged.
+    parameters stay as they were, gradients are left to look at). BlockingIOError: another run uses
+    the folder. OSError: no room for a checkpoint. ValueError: folder of another config, or all its
+    checkpoints damaged.
     """
     folder, where = Path(folder), pick_device(device)
     dtype = pick_dtype(config.dtype, where)
@@ -222,12 +223,12 @@ def restore(
 ) -> int:
     """Bring model and optimiser to the folder's newest checkpoint; the updates made so far."""
     state = runfolder.load_newest(folder)
+    if resume == "never" and (state is not None or read_metrics(folder)):
+        raise ValueError(f"{folder} holds a run already: name an empty folder")
     if state is None:
         if config.save_every:
             keep(model, optimiser, config, folder, 0)  # an interrupted start can be repeated
         return 0
-    if resume == "never":
-        raise ValueError(f"{folder} holds a run at step {state['step']}: name an empty folder")
     now, then = asdict(config), state["config"]
     differ = {k: (then[k], now[k]) for k in now if k not in FREE and then.get(k) != now[k]}
     if differ:
@@ -264,7 +265,11 @@ def not_finite(
 
 
 def seed_everything(seed: int) -> None:
-    """Start torch's, numpy's and Python's global generators from one seed."""
+    """Start torch's, numpy's and Python's global generators from one seed.
+
+    Saving and restoring their states instead has an order that one can get wrong: DataLoader, for
+    one, draws from torch's generator when it starts.
+    """
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

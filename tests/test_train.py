@@ -1,5 +1,6 @@
 """The training engine: order, gradients, schedules, logs and what may go wrong on the way."""
 
+import io
 import json
 import random
 import resource
@@ -30,7 +31,7 @@ from minibeit3.optimiser import (
     released_no_weight_decay,
 )
 from minibeit3.precision import autocast, pick_dtype
-from minibeit3.runlog import METRICS, Record, progress_line, read_metrics
+from minibeit3.runlog import METRICS, Record, RunLog, progress, progress_line, read_metrics
 from minibeit3.train import TrainConfig, train
 
 TIMES = ("samples_per_second", "seconds_left")
@@ -196,7 +197,7 @@ def test_another_config_or_a_used_folder_is_refused(tmp_path: Path):
     run(tmp_path, config_of(), until=2)
     with pytest.raises(ValueError, match=r"another config.*'lr': \(0.01, 0.5\)"):
         run(tmp_path, config_of(lr=0.5))
-    with pytest.raises(ValueError, match="holds a run at step 2"):
+    with pytest.raises(ValueError, match="holds a run already"):
         run(tmp_path, config_of(), resume="never")
     run(tmp_path, config_of(save_every=3, log_every=2))
 
@@ -548,6 +549,37 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, share: floa
     assert loaded is not None and torch.equal(loaded["x"], state["x"])
 
 
+def test_training_stops_on_a_full_disk_and_continues_when_there_is_room(tmp_path: Path):
+    whole = run(tmp_path / "whole", config_of())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(record: Record) -> None:
+        if record["step"] == 3:
+            size = runfolder.checkpoints(tmp_path / "full")[-1].stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+
+    try:
+        with pytest.raises(OSError, match=r"could not write .*step-00000004.*step-00000002-"):
+            run(tmp_path / "full", config_of(), on_log=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert same(run(tmp_path / "full", config_of()), whole)
+
+
+def test_a_log_without_room_says_which_file_it_is(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunLog(tmp_path, 0) as log:
+        log.write({"step": 1})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (15, hard))
+        try:
+            with pytest.raises(OSError, match=METRICS):
+                log.write({"step": 2})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.write({"step": 3})  # runs into the torn line
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
 def test_a_folder_is_not_entered_twice_by_one_process(tmp_path: Path):
     with runfolder.locked(tmp_path), pytest.raises(BlockingIOError, match="this very process"):
         run(tmp_path, config_of())
@@ -571,6 +603,18 @@ def test_the_log_has_the_first_the_last_and_every_nth_step(tmp_path: Path):
 
 
 def test_the_progress_line_says_how_long_it_will_take():
-    record = {"step": 120, "loss": 3.2145, "samples_per_second": 85.0, "seconds_left": 3751.2}
-    told = progress_line(record, 1000)
-    assert told == "step 120/1000, loss 3.2145, 85 samples/s, 1:02:31 left"
+    record: Record = {
+        "step": 120,
+        "loss": 3.2145,
+        "samples_per_second": 85.0,
+        "seconds_left": 3751.2,
+    }
+    told = "step 120/1000, loss 3.2145, 85 samples/s, 1:02:31 left"
+    assert progress_line(record, 1000) == told
+    stream = io.StringIO()
+    show = progress(1000, stream)
+    show(record)
+    show(record | {"step": 121})  # too soon after the other
+    show(record | {"step": 1000})
+    first, last = stream.getvalue().split("\r")[1:]
+    assert first.startswith(told) and last.startswith("step 1000/") and last.endswith("\n")

@@ -19,7 +19,7 @@ from minibeit3.runlog import METRICS, Record
 from minibeit3.train import TrainConfig, train
 
 KILLS = 4
-STEPS = 60
+STEPS = 40
 SEEN = "seen.jsonl"  # every loss that any of the processes ever computed
 
 # Children fork from a server that has imported torch already: a fresh import takes seconds each.
