@@ -28,7 +28,13 @@ from minibeit3.modes import (
 )
 from minibeit3.objective import MaskedDataModel
 from minibeit3.released import UNREAD_ROWS, ReleasedBEiT3
-from minibeit3.storage import CheckpointError, check_tensors, read_folder, write_folder
+from minibeit3.storage import (
+    CONFIG,
+    CheckpointError,
+    check_tensors,
+    read_folder,
+    write_folder,
+)
 from minibeit3.text_tokenizer import TextTokenizer
 
 TASKS = {
@@ -58,6 +64,7 @@ TaskModel = (
 Model = Backbone | TaskModel
 
 FORMAT = 1
+MAX_DEPTH = 1000  # a file that asks for more wants to keep us busy
 _FIELDS = {"format", "task", "backbone", "settings"}
 
 
@@ -96,23 +103,30 @@ def from_pretrained(
     missing, unexpected or of another shape; ValueError for an impossible image_size.
     """
     stored, tensors = read_folder(folder)
-    source = str(Path(folder))
+    task, config, settings = parse_config(stored, folder)
+    if image_size is not None:
+        config, tensors = resize(config, tensors, image_size)
+    return fill(empty_model(task, config, settings), tensors, str(folder)).to(device)
+
+
+def parse_config(
+    stored: Mapping[str, Any], folder: str | os.PathLike[str]
+) -> tuple[str, BEiT3Config, dict[str, Any]]:
+    """Task, sizes and settings in a config.json; CheckpointError when no model is like that."""
     try:
         check_fields(stored, _FIELDS, _FIELDS)
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}: update it")
-        check_fields(
-            stored["backbone"],
-            {field.name for field in fields(BEiT3Config)},
-            {field.name for field in fields(BEiT3Config) if field.default is MISSING},
-        )
+        known = fields(BEiT3Config)
+        needed = {field.name for field in known if field.default is MISSING}
+        check_fields(stored["backbone"], {field.name for field in known}, needed)
         config, settings = BEiT3Config(**stored["backbone"]), dict(stored["settings"])
+        if config.depth > MAX_DEPTH:
+            raise ValueError(f"depth {config.depth} is above {MAX_DEPTH}")
         empty_model(stored["task"], config, settings)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{source}: config.json is not usable: {error}") from error
-    if image_size is not None:
-        config, tensors = resize(config, tensors, image_size)
-    return fill(empty_model(stored["task"], config, settings), tensors, source).to(device)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{Path(folder) / CONFIG} is not usable: {error}") from error
+    return stored["task"], config, settings
 
 
 def task_of(model: Model) -> str:

@@ -209,13 +209,14 @@ def _infer_config(state: Mapping[str, Tensor], heads: int | None, label: str) ->
 def _infer_settings(
     state: Mapping[str, Tensor], task: str, config: BEiT3Config, mask_id: int | None
 ) -> dict[str, int]:
-    def rows(name: str) -> int:
-        return len(state[name]) if name in state and state[name].ndim else 1
+    def rows(head: str) -> int:
+        names = (f"{head}.weight", f"{head}.bias")
+        return next((len(state[n]) for n in names if n in state and state[n].ndim), 1)
 
     if task == "image_classification":
-        return {"classes": rows("head.weight")}
+        return {"classes": rows("head")}
     if task == "vqa":
-        return {"answers": rows("head.3.weight")}
+        return {"answers": rows("head.3")}
     if task == "captioning" and mask_id is None and config.vocab_size == RELEASED_VOCAB:
         mask_id = RELEASED_MASK_ID
     return {"mask_id": mask_id} if task == "captioning" and mask_id is not None else {}

@@ -3,8 +3,10 @@
 Letters: I image tokens, T text tokens, S tokens that attend together, D width, F FFN width.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
+from minibeit3.checkpoint import empty_model
 from minibeit3.config import BEiT3Config
 
 Mode = Literal["image", "text", "pair"]
@@ -25,6 +27,11 @@ def tokens(config: BEiT3Config, mode: Mode, text_length: int) -> Tokens:
         raise ValueError(f"text_length {text_length} is not in 1..{config.max_text_length}")
     image = 0 if mode == "text" else config.image_tokens
     return Tokens(image, 0 if mode == "image" else text_length)
+
+
+def task_parameters(task: str, config: BEiT3Config, settings: Mapping[str, Any]) -> int:
+    """Parameters of a whole model, head included; takes no memory. See checkpoint.TASKS."""
+    return sum(p.numel() for p in empty_model(task, config, settings).parameters())
 
 
 def forward_flops(config: BEiT3Config, mode: Mode, text_length: int = 64) -> int:

@@ -34,7 +34,7 @@ def write_file(path: Path, content: bytes) -> None:
 
     CheckpointError when it cannot be written; the old file is then untouched.
     """
-    _replace({path: lambda temporary: temporary.write_bytes(content)}, len(content))
+    replace_files({path: lambda temporary: temporary.write_bytes(content)}, len(content))
 
 
 def write_folder(
@@ -76,7 +76,9 @@ def write_folder(
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {folder}: {error}") from error
     writers = {folder / name: save_bytes(name) for name in contents}
-    _replace({**writers, folder / WEIGHTS: save_weights, folder / MANIFEST: save_manifest}, size)
+    replace_files(
+        {**writers, folder / WEIGHTS: save_weights, folder / MANIFEST: save_manifest}, size
+    )
 
 
 def read_folder(
@@ -160,8 +162,11 @@ def check_tensors(
     raise CheckpointError(f"{source} does not fit the model: {found}")
 
 
-def _replace(writers: Mapping[Path, Callable[[Path], object]], size: int) -> None:
-    """Run every writer on a temporary file, then rename all; on any failure remove them all."""
+def replace_files(writers: Mapping[Path, Callable[[Path], object]], size: int) -> None:
+    """Run every writer on a temporary file beside its path, then rename all in the order given.
+
+    size: bytes to be written, for the message. On failure CheckpointError, and no file is left.
+    """
     written: dict[Path, Path] = {}
     folder = next(iter(writers)).parent
     try:
