@@ -111,6 +111,12 @@ def test_every_text_encodes_within_length_and_framed(
     tokenizer.decode(ids)
 
 
+def test_the_lab_model_of_the_repository_loads() -> None:
+    tokenizer = TextTokenizer.lab()
+    assert len(tokenizer) == 4000 and not tokenizer.shift
+    assert tokenizer.decode(tokenizer.encode("the star is left of the ring", 32)).endswith("ring")
+
+
 def test_known_words_round_trip(tokenizer: TextTokenizer) -> None:
     for line in LINES:
         assert tokenizer.decode(tokenizer.encode(line, 64)) == line
