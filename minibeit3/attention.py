@@ -20,7 +20,7 @@ def attention_pattern(q: Tensor, k: Tensor, visible: Tensor | None = None) -> Te
 
 
 def attend(x: Tensor, visible: Tensor | None, heads: int, cache: Cache = None) -> Tensor:
-    """`attention_pattern(q, k, visible) @ v` of x = [q k v] (B, S, 3 D), heads joined: (B, S, D)."""
+    """`attention_pattern(q, k, visible) @ v` of x = [q k v] (B, S, 3 D), to (B, S, D)."""
     q, k, v = rearrange(x, "B S (three H K) -> three B H S K", three=3, H=heads)
     if cache is not None:
         k, v = cache.extend(k, v)
