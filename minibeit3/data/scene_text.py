@@ -225,13 +225,15 @@ def relation_captions(scene: Scene) -> list[str]:
 
 
 def count_captions(scene: Scene) -> list[str]:
-    """Exact counts of one kind, of one colour, or of two kinds (the more frequent one first)."""
+    """Exact counts of one kind, of one colour, or of two kinds (the more frequent one first).
+
+    Equal counts keep the order of the scene: an alphabet would tell one kind from the other.
+    """
     world = world_named(scene.world)
     kinds = Counter(thing.kind for thing in scene.things)
-    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    singles = [_counted(n, Phrase(kind=kind), world) for kind, n in ordered]
+    singles = [_counted(n, Phrase(kind=kind), world) for kind, n in kinds.most_common()]
     colours = Counter(thing.colour for thing in scene.things if thing.colour)
-    shapes = [_counted(n, Phrase(colour=colour), world) for colour, n in sorted(colours.items())]
+    shapes = [_counted(n, Phrase(colour=colour), world) for colour, n in colours.items()]
     return [*singles, *shapes, *map(" and ".join, combinations(singles, 2))]
 
 
