@@ -67,8 +67,9 @@ def test_every_requirement_is_pinned_within_its_limits() -> None:
 def test_every_pin_installs_on_the_oldest_python() -> None:
     """A pin made on 3.11.7 may want 3.11.5, which Debian 12 does not have."""
     oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    pinned = pins()
     for dist in importlib.metadata.distributions():
-        if dist.version.split("+")[0] == pins().get(canonicalize_name(dist.name)):
+        if dist.version.split("+")[0] == pinned.get(canonicalize_name(dist.name)):
             wanted = dist.metadata.json.get("requires_python", "")
             assert oldest in SpecifierSet(str(wanted)), dist.name
 
