@@ -1,0 +1,73 @@
+"""minibeit3 pretrain: masked data modelling from the terminal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minibeit3.cli import command
+
+
+@command
+def pretrain(
+    folder: Annotated[Path, typer.Argument(help="Run folder; a run that is there goes on.")],
+    codes: Annotated[
+        Path, typer.Option("--visual-tokenizer", help="Folder of a VQ-KD tokenizer.")
+    ] = Path("data_samples/checkpoints/vqkd"),
+    preset: Annotated[str, typer.Option(help="tiny, small, base, large or giant.")] = "tiny",
+    variant: Annotated[str, typer.Option(help="paper or released.")] = "paper",
+    data: Annotated[
+        str, typer.Option(help="emoji, scenes, emoji-scenes, glosses, folders; name:2 = twice.")
+    ] = "emoji,emoji-scenes,scenes:2,glosses",
+    steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 3000,
+    batch_size: Annotated[int, typer.Option(help="Images + texts + pairs, in equal thirds.")] = 96,
+    accumulate: Annotated[int, typer.Option(help="Parts that a batch is computed in.")] = 1,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(help="Steps of linear rise.")] = 200,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm; 0 = any.")] = 3.0,
+    image_weight: Annotated[float, typer.Option(help="Factor of the image loss.")] = 1.0,
+    whole_images: Annotated[
+        bool, typer.Option(help="Leave the images of pairs unmasked (not the paper's).")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of weights, data order and masks.")] = 0,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Pretrain by masked data modelling, as the paper does unless an option says otherwise.
+
+    Ctrl-C or a crash loses nothing before the last checkpoint: the same command goes on.
+    """
+    from minibeit3.backbones import preset as sizes
+    from minibeit3.precision import pick_device
+    from minibeit3.pretrain import Hiding
+    from minibeit3.pretrain import pretrain as run
+    from minibeit3.runlog import progress
+    from minibeit3.train import TrainConfig
+    from minibeit3.visual_tokenizer import VQKD
+
+    plan = TrainConfig(
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        warmup=warmup,
+        clip=clip or None,
+        seed=seed,
+        save_every=save_every,
+        workers=workers,
+        dtype=dtype,  # pyright: ignore[reportArgumentType]: checked there
+    )
+    run(
+        sizes(preset, variant),  # pyright: ignore[reportArgumentType]: checked there
+        data.split(","),
+        VQKD.from_pretrained(codes).to(pick_device(device)).tokens,
+        plan,
+        folder,
+        hiding=Hiding(pair_images=not whole_images),
+        image_weight=image_weight,
+        device=device,
+        on_log=progress(steps),
+    )
+    typer.echo(f"model saved to {folder / 'model'}")
