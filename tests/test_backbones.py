@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from torch import nn
 
 from minibeit3 import PRESETS, BEiT3Config, build_backbone, count_parameters, preset, routing_table
 from minibeit3.attention import attend, attention_pattern
-from minibeit3.backbones import Backbone
 from minibeit3.cache import LayerCache
 from minibeit3.embed import Streams
 from minibeit3.routing import Expert, Route, routes_for
@@ -31,7 +31,7 @@ SMALL = BEiT3Config(
 )
 
 
-def small(variant: str) -> Backbone:
+def small(variant: str) -> Any:  # either backbone, whose parts a type checker cannot know
     config = SMALL if variant == "paper" else replace(SMALL, variant="released", fusion_layers=0)
     return build_backbone(config, torch.Generator().manual_seed(0)).eval()
 
@@ -181,9 +181,9 @@ def test_recomputation_gives_the_same_gradients(variant: str) -> None:
 # Routes ----------------------------------------------------------------------------------------
 
 
-def touched(model: Backbone, out: Streams) -> set[str]:
+def touched(model: Any, out: Streams) -> set[str]:
     model.zero_grad()
-    sum(s.square().sum() for s in out if s is not None).backward()
+    torch.stack([s.square().sum() for s in out if s is not None]).sum().backward()
     names = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum()}
     return {f"{n.split('.')[1]}{n.split('.')[4]}" for n in names if ".ffn.experts." in n}
 
@@ -204,7 +204,7 @@ def test_the_routing_table_names_exactly_the_experts_that_get_gradients() -> Non
 
 
 def test_only_the_top_layers_own_a_vision_language_expert() -> None:
-    model = build_backbone(replace(SMALL, fusion_layers=2))
+    model: Any = build_backbone(replace(SMALL, fusion_layers=2))
     owners = [list(block.ffn.experts) for block in model.blocks]
     assert owners == [["V", "L"], ["V", "L", "VL"], ["V", "L", "VL"]]
 
@@ -295,7 +295,7 @@ def test_paper_weights_start_as_beits_with_depth_scaled_outputs() -> None:
 
 def test_released_weights_start_with_magnetos_gain() -> None:
     config = replace(SMALL, width=192, ffn_width=384, variant="released", fusion_layers=0)
-    model = build_backbone(config, torch.Generator().manual_seed(0))
+    model: Any = build_backbone(config, torch.Generator().manual_seed(0))
     gain, plain = math.sqrt(math.log(2 * 3)), 0.02 * 0.5396
     block = model.blocks[1]
     q, k, v = block.attn.project_in.experts["V"].qkv.weight.chunk(3)
@@ -328,7 +328,7 @@ def test_stochastic_depth_drops_whole_samples_pairs_together_and_rises_with_dept
 def test_evaluation_drops_nothing_and_training_does() -> None:
     model, image = small("paper"), inputs()[0]
     torch.testing.assert_close(model(image=image).image, model(image=image).image)
-    model = build_backbone(replace(SMALL, drop_path=0.9)).train()
+    model: Any = build_backbone(replace(SMALL, drop_path=0.9)).train()
     x = model.embed(image.repeat(8, 1, 1, 1))
     one, two = (model.encode(x, generator=torch.Generator().manual_seed(s)).image for s in (0, 1))
     assert not torch.allclose(one, two)
@@ -406,7 +406,7 @@ def test_forward_reaches_the_attention_kernel_in_at_most_four_own_frames(monkeyp
     seen: list[int] = []
     kernel = module.F.scaled_dot_product_attention
 
-    def spy(*args: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+    def spy(*args: Any, **options: Any) -> torch.Tensor:
         own = [f for f in traceback.extract_stack() if Path(f.filename).parent.name == "minibeit3"]
         names = [f.name for f in own if "<" not in f.name]
         seen.append(len(names) - names.index("encode") - 1)

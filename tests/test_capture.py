@@ -1,5 +1,7 @@
 """Capture: the recorded weights are those in use, hooks go away, silence is an error."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -45,7 +47,10 @@ def test_outputs_are_recorded_as_detached_streams_and_hooks_go_away() -> None:
         out = model(image, text)
     ffn = seen["blocks.2.ffn"]
     assert isinstance(ffn, Streams) and ffn.image is not None and not ffn.image.requires_grad
-    assert torch.equal(seen["norm"], out.text)  # the norm runs on both streams, the last is kept
+    last = seen["norm"]
+    assert isinstance(last, torch.Tensor) and torch.equal(
+        last, out.text
+    )  # the norm runs on both streams, the last is kept
     assert not [m for m in model.modules() if m._forward_hooks]
 
 
@@ -73,8 +78,8 @@ def test_a_module_that_never_ran_is_an_error() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
 def test_a_compiled_model_is_refused() -> None:
-    model = small("paper")
-    with pytest.raises(ValueError, match="compiled"), capture(torch.compile(model), "blocks.*"):
+    compiled: Any = torch.compile(small("paper"))
+    with pytest.raises(ValueError, match="compiled"), capture(compiled, "blocks.*"):
         pass
 
 
