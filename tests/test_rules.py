@@ -6,6 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import EllipsisType
 
@@ -37,12 +38,15 @@ def layer(module: str) -> int:
     return next(named, TOP_LAYER - 1)
 
 
-def package_files(root: Path) -> Iterator[tuple[str, Path, ast.Module]]:
+@cache
+def package_files(root: Path) -> list[tuple[str, Path, ast.Module]]:
     """(dotted module below the package, file, syntax tree) of every file of the package."""
     package = root / "minibeit3"
-    for file in sorted(package.rglob("*.py")):
-        module = ".".join(file.relative_to(package).with_suffix("").parts)
-        yield module.removesuffix("__init__").rstrip("."), file, ast.parse(file.read_text())
+    files = sorted(package.rglob("*.py"))
+    parts = [file.relative_to(package).with_suffix("").parts for file in files]
+    modules = [".".join(names).removesuffix("__init__").rstrip(".") for names in parts]
+    trees = [ast.parse(file.read_text()) for file in files]
+    return list(zip(modules, files, trees, strict=True))
 
 
 def imported(module: str, is_package: bool, tree: ast.Module) -> Iterator[tuple[int, str]]:
