@@ -23,7 +23,7 @@ def no_weight_decay(model: nn.Module) -> set[str]:
     return {
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim < 2 or name.split(".")[-1] == "positions"
+        if parameter.ndim < 2 or name.endswith(("positions", "pos_embed", "cls_token"))
     }
 
 

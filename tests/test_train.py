@@ -436,6 +436,12 @@ def test_what_does_not_decay_is_as_released_and_ours_spares_all_positions_and_to
     assert extra == {"text_embed.positions", "image_embed.mask"}
 
 
+def test_positions_and_tokens_of_the_visual_tokenizer_do_not_decay():
+    shapes = {"pos_embed": (1, 5, 4), "cls_token": (1, 1, 4), "proj": (4, 4)}
+    model = nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes.items()})
+    assert no_weight_decay(model) == {"pos_embed", "cls_token"}
+
+
 def test_groups_hold_every_trainable_parameter_once():
     model = Retriever()
     model.vision_head.weight.requires_grad_(False)
