@@ -1,0 +1,127 @@
+"""The pretraining recipe: equal thirds, the paper's ratios, no held-out data, exact resume."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minibeit3 import PRESETS, from_pretrained
+from minibeit3.data.emoji import Emoji
+from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.objective import MaskedDataModel
+from minibeit3.pretrain import Hiding, PretrainingBatches, Streams, Unseen, open_data, pretrain
+from minibeit3.text_tokenizer import TextTokenizer
+from minibeit3.train import TrainConfig
+
+CONFIG = replace(PRESETS["tiny"], depth=2, width=32, ffn_width=32, heads=2, fusion_layers=1)
+
+
+def streams() -> Streams:
+    scenes, others = SceneCaptions("train", 100), SceneCaptions("val", 100)
+    return Streams([scenes, others], [scenes], [scenes])
+
+
+def batches(hiding: Hiding | None = None, seed: int = 0) -> Any:
+    tokenizer = TextTokenizer.lab()
+    return PretrainingBatches(streams(), 8, tokenizer, CONFIG, hiding or Hiding(), 24, seed)
+
+
+def brightness(image: Tensor) -> Tensor:
+    """A visual tokenizer of four codes, which a few steps can learn."""
+    cells = torch.nn.functional.avg_pool2d(image.mean(dim=1, keepdim=True), 8)
+    return (cells.flatten(1) * 3.999).long().clamp(0, 3)
+
+
+def test_a_batch_holds_equal_thirds_hidden_by_the_papers_ratios() -> None:
+    b = batches().batch(0)
+    assert b.image is not None and b.text is not None and b.hidden_patches is not None
+    assert len(b.image) == 16 and len(b.text) == 16 and b.pairs == 8
+    assert (b.hidden_patches.sum(dim=1) == round(0.4 * 64)).all()
+    assert b.text_real is not None and b.hidden_words is not None and b.words is not None
+    words = b.text_real.sum(dim=1) - 2
+    count = b.hidden_words.sum(dim=1)
+    assert torch.equal(count[:8], (0.5 * words[:8] + 0.5).floor().clamp(min=1).long())
+    assert torch.equal(count[8:], (0.15 * words[8:] + 0.5).floor().clamp(min=1).long())
+
+
+def test_a_batch_depends_on_seed_and_number_alone() -> None:
+    first, again = batches().batch(3), batches().batch(3)
+    for one, two in zip(first, again, strict=True):
+        assert one is two is None or (isinstance(one, int) and one == two) or torch.equal(one, two)
+    others = batches().batch(4), batches(seed=1).batch(3)
+    assert not any(torch.equal(first.words, other.words) for other in others)
+
+
+def test_pairs_are_an_image_and_its_own_caption_and_datasets_take_turns() -> None:
+    source = batches()
+    found, b = source.samples(0), source.batch(0)
+    assert len({s.key for s in found["images"]}) == 8
+    assert [s.key.split("/")[-2] for s in found["images"]] == ["train", "val"] * 4
+    tokenizer = TextTokenizer.lab()
+    for row, sample in enumerate(found["pairs"]):
+        assert tokenizer.decode(b.words[row]) in sample.texts
+        assert torch.equal((b.image[8 + row] * 127.5 + 127.5).round().byte(), sample.image)
+
+
+def test_the_knobs_of_the_study_leave_images_of_pairs_whole() -> None:
+    b = batches(Hiding(pair_images=False, pair_text=0.9)).batch(0)
+    assert b.hidden_patches[:8].any() and not b.hidden_patches[8:].any()
+    assert b.hidden_words[:8].sum() > batches().batch(0).hidden_words[:8].sum()
+
+
+def test_held_out_concepts_and_compositions_are_never_seen() -> None:
+    unseen = Unseen(64)
+    seen = {unseen.emoji.items[row][1].code for row in unseen.rows}
+    for holdout in ("concept", "composition"):
+        held = {concept.code for _, concept in Emoji(split="test", holdout=holdout).items}
+        assert held and not held & seen
+    assert not any(style == "openmoji" for style, _ in unseen.emoji.items)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["emoji"], "no texts"),
+        (["glosses"], "no images and pairs"),
+        (["emojis", "glosses"], "unknown data 'emojis'"),
+        (["scenes:0", "glosses"], "scenes:0"),
+    ],
+)
+def test_unknown_or_missing_data_is_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_data(names, 64)
+
+
+def test_a_weight_draws_a_dataset_more_often() -> None:
+    data = open_data(["emoji", "scenes:3", "glosses"], 64)
+    assert len(data.images) == len(data.pairs) == 4 and len(data.texts) == 1
+
+
+def plan(steps: int) -> TrainConfig:
+    return TrainConfig(
+        steps=steps, batch_size=12, lr=3e-3, warmup=2, dtype="float32", log_every=1, save_every=3
+    )
+
+
+def test_it_learns_and_a_stopped_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, records = pretrain(CONFIG, streams(), brightness, plan(12), tmp_path / "whole")
+    assert records[-1]["loss"] < 0.95 * records[0]["loss"]
+    pretrain(CONFIG, streams(), brightness, plan(12), tmp_path / "cut", until=5)
+    again, _ = pretrain(CONFIG, streams(), brightness, plan(12), tmp_path / "cut")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    saved = from_pretrained(tmp_path / "cut/model")
+    assert isinstance(saved, MaskedDataModel)
+    assert torch.equal(saved.mim_head.weight, whole.mim_head.weight)
+
+
+def test_thirds_and_vocabularies_must_fit(tmp_path: Path) -> None:
+    odd = replace(plan(12), batch_size=10)
+    with pytest.raises(ValueError, match="10 is no multiple of three"):
+        pretrain(CONFIG, streams(), brightness, odd, tmp_path)
+    small = replace(CONFIG, vocab_size=100)
+    with pytest.raises(ValueError, match="4000 ids, the model only 100"):
+        pretrain(small, streams(), brightness, plan(12), tmp_path)
