@@ -16,7 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minibeit3.checkpoint import Model, backbone_of, empty_model, fill, resize, task_of
+from minibeit3.checkpoint import (
+    MAX_DEPTH,
+    Model,
+    backbone_of,
+    empty_model,
+    fill,
+    resize,
+    task_of,
+)
 from minibeit3.config import BEiT3Config
 from minibeit3.modes import (
     ImageCaptioner,
@@ -183,9 +191,9 @@ def _infer_config(state: Mapping[str, Tensor], heads: int | None, label: str) ->
 
     width = size(r"_layer_norm\.[AB]\.weight$|out_proj\.[AB]\.weight$", 0, 0)
     layers = {match[1] for name in state if (match := re.search(r"encoder\.layers\.(\d+)\.", name))}
-    if not layers:
+    if not 1 <= len(layers) <= MAX_DEPTH:
         hint = " (these are our own names: use from_pretrained)" if _is_ours(state) else ""
-        raise CheckpointError(f"{label} is no BEiT-3 checkpoint: no encoder.layers.*{hint}")
+        raise CheckpointError(f"{label} is no BEiT-3 checkpoint: {len(layers)} layers{hint}")
     if heads is None and width % 64:
         raise ValueError(f"{label}: width {width} is no multiple of 64, so give heads=")
     patch = size(r"vision_embed\.proj\.weight$", 2, 16)

@@ -352,13 +352,6 @@ def test_a_changed_or_cut_file_never_loads(tmp_path: Path) -> None:
             load_released(path)
 
 
-def deep(levels: int) -> list[Any]:
-    nested: list[Any] = []
-    for _ in range(levels):
-        nested = [nested]
-    return nested
-
-
 def doubled(times: int) -> tuple[Any, ...]:
     pair: tuple[Any, ...] = ()
     for _ in range(times):
@@ -366,30 +359,53 @@ def doubled(times: int) -> tuple[Any, ...]:
     return pair
 
 
-ABUSES: dict[str, Callable[[], object]] = {
-    "a view of one number as a terabyte": lambda: {
-        "model": {"beit3.text_embed.weight": torch.zeros(1).expand(10**6, 10**6)}
-    },
-    "one storage under many names": lambda: dict.fromkeys(
-        released_state("backbone"), torch.zeros(64, 64)
+ABUSES: dict[str, tuple[Callable[[], object], str]] = {
+    "a view of one number as a huge table": (
+        lambda: (
+            released_state("backbone") | {"text_embed.weight": torch.zeros(1).expand(10**9, 64)}
+        ),
+        "repeated views",
     ),
-    "doubling tuples": lambda: {"model": doubled(40)},
-    "integers": lambda: {"text_embed.weight": torch.zeros(3, 3, dtype=torch.int64)},
-    "sparse": lambda: {"text_embed.weight": torch.eye(3).to_sparse()},
-    "names that are numbers": lambda: {1: torch.zeros(3)},
-    "values that are lists": lambda: {"text_embed.weight": [1.0]},
-    "no dict": lambda: [torch.zeros(3)],
-    "nothing": dict,
-    "absurd layer numbers": lambda: {"encoder.layers.999999999999.x": torch.zeros(3)},
-    "another model": lambda: torch.nn.Linear(3, 3).state_dict(),
+    "one storage under many names": (
+        lambda: dict.fromkeys(released_state("backbone"), torch.zeros(64, 64)),
+        "repeated views",
+    ),
+    "doubling tuples": (lambda: {"model": doubled(40)}, "'model' is a tuple"),
+    "integers": (lambda: {"a": torch.zeros(3, dtype=torch.int64)}, "not floats"),
+    "sparse": (lambda: {"a": torch.eye(3).to_sparse()}, "not floats"),
+    "names that are numbers": (lambda: {1: torch.zeros(3)}, "'1' is a Tensor"),
+    "values that are lists": (lambda: {"text_embed.weight": [1.0]}, "is a list"),
+    "no dict": (lambda: [torch.zeros(3)], "expected a state dict"),
+    "nothing": (dict, "no BEiT-3 checkpoint"),
+    "absurd layers": (
+        lambda: released_state("backbone") | {"encoder.layers.99999999.x": torch.zeros(3)},
+        r"missing: encoder\.layers\.2.* unexpected: encoder\.layers\.99999999",
+    ),
+    "too many layers": (
+        lambda: {f"encoder.layers.{i}.x": torch.zeros(1) for i in range(1001)},
+        "1001 layers",
+    ),
+    "another model": (torch.nn.Linear(3, 3).state_dict, "no BEiT-3 checkpoint"),
 }
 
 
 @pytest.mark.parametrize("name", ABUSES)
 def test_what_is_no_honest_state_dict_is_refused(tmp_path: Path, name: str) -> None:
-    torch.save(ABUSES[name](), tmp_path / "a.pth")
-    with pytest.raises(ValueError):
+    make, message = ABUSES[name]
+    torch.save(make(), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
         load_released(tmp_path / "a.pth")
+
+
+def test_deep_nesting_is_refused(tmp_path: Path) -> None:
+    # protocol 2: mark, a list in a list in a list ..., written by hand as torch.save would recurse
+    depth = 10**5
+    pickled = b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+    with zipfile.ZipFile(tmp_path / "deep.pth", "w") as archive:
+        for name, content in (("data.pkl", pickled), ("version", b"3"), ("byteorder", b"little")):
+            archive.writestr(f"deep/{name}", content)
+    with pytest.raises(CheckpointError, match=r"deep\.pth"):
+        load_released(tmp_path / "deep.pth")
 
 
 def test_more_tensors_than_any_model_has_are_refused() -> None:
