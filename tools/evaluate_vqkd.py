@@ -32,7 +32,7 @@ from torch import Tensor
 from minibeit3.codebook import CodeUsage, code_usage
 from minibeit3.data.emoji import Emoji
 from minibeit3.data.scene_captions import SceneCaptions
-from minibeit3.teacher import Teacher, build_teacher
+from minibeit3.teacher import build_teacher
 from minibeit3.train_vqkd import TRAIN_STYLES, stack_images, to_float
 from minibeit3.visual_tokenizer import VQKD
 
@@ -105,7 +105,7 @@ def probe(train: np.ndarray, test: np.ndarray, data: tuple[Labelled, Labelled]) 
         ("style", np.ones_like(known_train), np.ones_like(known_test)),
         ("concept", known_train, ~known_test),
     ]:
-        classifier = LogisticRegression(C=1.0, max_iter=200)
+        classifier = LogisticRegression(C=1.0, max_iter=100)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed budget for every line
             classifier.fit(train[fit], data[0].labels[fit])
@@ -119,10 +119,8 @@ def most_frequent(data: tuple[Labelled, Labelled]) -> dict[str, float]:
     return probe(constant[0], constant[1], data)
 
 
-def teacher_cosine(model: VQKD, teacher: Teacher, recipe: dict, pictures: Tensor) -> float:
-    """Mean cosine of the decoded codes with the standardised features of the teacher."""
-    mean, std = (torch.tensor(recipe[f"target_{name}"]) for name in ("mean", "std"))
-    truth = (in_batches(teacher, pictures) - mean) / std
+def cosine(model: VQKD, pictures: Tensor, truth: Tensor) -> float:
+    """Mean cosine of the decoded codes with standardised teacher features (n, N, dim)."""
     return F.cosine_similarity(in_batches(model.features, pictures), truth, dim=-1).mean().item()
 
 
@@ -163,8 +161,9 @@ def evaluate(folder: Path) -> dict[str, object]:
         for name, (train, test) in lines.items()
     }
     accuracy["most_frequent_class"] = most_frequent(data)
-    pooled = [in_batches(lambda x: teacher(x).mean(1), pictures) for pictures in shown]
-    pooled = [((part - pooled[0].mean(0)) / pooled[0].std(0)).double().numpy() for part in pooled]
+    mean, std = (torch.tensor(recipe[f"target_{name}"]) for name in ("mean", "std"))
+    truth = [(in_batches(teacher, pictures) - mean) / std for pictures in (*shown, scenes)]
+    pooled = [part.mean(1).double().numpy() for part in truth[:2]]
     accuracy["teacher_features_mean"] = probe(pooled[0], pooled[1], data)
 
     return {
@@ -178,9 +177,9 @@ def evaluate(folder: Path) -> dict[str, object]:
         "usage_scenes": spread(code_usage(tokens[2], codes)),
         "usage_train_emoji": spread(code_usage(tokens[0], codes)),
         "teacher_cosine": {
-            "openmoji": teacher_cosine(model, teacher, recipe, shown[1]),
-            "scenes": teacher_cosine(model, teacher, recipe, scenes),
-            "openmoji_untrained": teacher_cosine(fresh, teacher, recipe, shown[1]),
+            "openmoji": cosine(model, shown[1], truth[1]),
+            "scenes": cosine(model, scenes, truth[2]),
+            "openmoji_untrained": cosine(fresh, shown[1], truth[1]),
         },
         "subgroup_accuracy": accuracy,
         "budget": recipe["plan"] | {name: recipe[name] for name in ("pictures", "wall_s", "cpu_s")},
