@@ -320,6 +320,7 @@ def test_index_rows_of_another_tokenizer_or_answer_list_are_bad(
         {"text_segment": [True]},
         {"text_segment": []},
         {"labels": [99]},
+        {"label": True},
         {"scores": [2]},
         {"labels": []},
         {"image_path": None},
@@ -364,6 +365,12 @@ def test_any_json_line_is_read_or_named(junk: object, tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text(json.dumps(junk) + "\n")
     data = load_folder(tmp_path, on_bad="skip", max_bad=1)
     assert len(data) + len(data.skipped) == 1
+
+
+def test_an_absurdly_long_json_line_is_bad_before_it_is_parsed(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "a", "caption": "x" * 2**20}))
+    with pytest.raises(DataError, match=r"limit is 1,048,576"):
+        load_folder(tmp_path)
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
