@@ -1,9 +1,11 @@
 """Exercises: a check that tries the learner's own object, hints in steps, and a way to go on."""
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape as esc
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -53,7 +55,9 @@ def register(exercise: Exercise) -> Exercise:
 
 def exercises() -> dict[str, Exercise]:
     """All exercises by name."""
-    import_module("minibeit3.lab.notebook_00")  # importing registers
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name.startswith("notebook_"):
+            import_module(f"minibeit3.lab.{module.name}")  # importing registers
     return _registry
 
 

@@ -9,7 +9,12 @@ from importlib.metadata import version
 import torch
 
 PROFILES = ("ci", "laptop", "gpu")
-TITLES = {"00": "Start here: one photograph through the whole model"}
+TITLES = {
+    "00": "Start here: one photograph through the whole model",
+    "01": "An image is a foreign language",
+    "02": "Masking: what is hidden",
+    "03": "Multiway block and expert routing",
+}
 
 
 @dataclass(frozen=True)
