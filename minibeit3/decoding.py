@@ -51,14 +51,14 @@ def beam_search(
 ) -> list[Tensor]:
     """The best caption of every row of start (B, 1), each int64 (t,) with <s>, without eos.
 
-    A caption's score is its summed log-probability / length^length_penalty, where the length
-    counts <s>, the words and eos (released engine). A caption ends by eos, or by force when eos
-    would be number max_length - 1: the last of max_length places stays empty, as in the released
-    code, and the word in eos's place counts as if it were eos.
+    A caption's score is its summed log-probability / length^length_penalty (>= 0), where the
+    length counts <s>, the words and eos (released engine). A caption ends by eos, or by force at
+    length max_length - 1: as in the released code the last of max_length places stays empty, and
+    the word that was to stand in eos's place counts as if it were eos.
     """
     first = torch.arange(len(start), device=start.device)
     rows = repeat(first, "B -> (B beams)", beams=beams)
-    ids, done = start[rows], torch.zeros_like(first, dtype=torch.bool)
+    ids = start[rows]
     total = start.new_full((len(start), beams), -torch.inf, dtype=torch.float32)
     total[:, 0] = 0  # all beams of an image are the same at first: continue one of them
     best, captions = torch.full_like(total[:, 0], -torch.inf), list(start)
@@ -67,22 +67,19 @@ def beam_search(
         sums = log_p + rearrange(total, "B beams -> (B beams) 1")
         sums, flat = rearrange(sums, "(B beams) V -> B (beams V)", beams=beams).topk(3 * beams)
         parent, word = flat // log_p.shape[1] + first[:, None] * beams, flat % log_p.shape[1]
-        done = done | (best >= sums[:, 0] / (max_length - 1) ** length_penalty)
         ends = (word == eos) | (length + 1 == max_length)
         beaten = (~ends).cumsum(dim=1) >= beams  # as many open captions are likelier
         finished = (sums / length**length_penalty).masked_fill(~ends | beaten, -torch.inf)
         value, which = finished.max(dim=1)
-        better = ~done & (value > best)
+        better = value > best
         best = torch.where(better, value, best)
         for row in better.nonzero()[:, 0].tolist():
             captions[row] = ids[parent[row, which[row]]]
-        if done.all() or length + 1 == max_length:
+        bound = sums[:, 0] / (max_length - 1) ** length_penalty  # no open caption can beat it
+        if (best >= bound).all() or length + 1 == max_length:
             break
         go_on = ends.long().argsort(dim=1, stable=True)[:, :beams]  # open ones, likeliest first
-        total, word = (
-            sums.gather(1, go_on),
-            rearrange(word.gather(1, go_on), "B beams -> (B beams)"),
-        )
-        rows = rearrange(parent.gather(1, go_on), "B beams -> (B beams)")
+        total = sums.gather(1, go_on)
+        word, rows = (rearrange(x.gather(1, go_on), "B beams -> (B beams)") for x in (word, parent))
         ids = torch.cat([ids[rows], word[:, None]], dim=1)
     return captions

@@ -103,6 +103,7 @@ def test_generating_leaves_the_model_as_it_was_and_ignores_stochastic_depth() ->
         ({"max_length": 3}, "4..12"),
         ({"max_length": 13}, "4..12"),
         ({"max_length": 9, "beams": 0}, "beams 0"),
+        ({"max_length": 9, "length_penalty": -1.0}, "length_penalty -1.0"),
         ({"max_length": 9, "temperature": 1.0}, "generator="),
     ],
 )
@@ -196,7 +197,7 @@ def test_greedy_stops_where_every_caption_has_ended() -> None:
 
     def score(ids: Tensor, rows: Tensor | None) -> Tensor:
         calls.append(ids.shape[1])
-        word = torch.where(ids.shape[1] >= ends_at, EOS, 4)
+        word = torch.full_like(ends_at, 4).masked_fill(ends_at == ids.shape[1], EOS)
         return torch.eye(6)[word]
 
     ids = decode(score, torch.full((2, 1), BOS), EOS, words=9)

@@ -106,8 +106,10 @@ class ImageCaptioner(nn.Module):
         """
         limit = self.backbone.config.max_text_length
         max_length = min(32, limit) if max_length is None else max_length
-        if not 4 <= max_length <= limit or beams < 1:
-            raise ValueError(f"max_length {max_length} is not in 4..{limit}, or beams {beams} < 1")
+        if not 4 <= max_length <= limit:
+            raise ValueError(f"max_length {max_length} is not in 4..{limit}, the model's limit")
+        if beams < 1 or length_penalty < 0:
+            raise ValueError(f"beams {beams} must be >= 1, length_penalty {length_penalty} >= 0")
         if temperature is not None and generator is None:
             raise ValueError("sampling needs generator=torch.Generator().manual_seed(...)")
         active = [module for module in self.modules() if module.training]
