@@ -23,7 +23,7 @@ LAYERS = (
     {"config", "routing", "cache", "checks", "data.paths", "data.sample"},
     {"embed", "visibility", "attention", "multiway", "init"},
     {"model", "released", "backbones", "capture"},
-    {"masking", "text_tokenizer", "visual_tokenizer", "codebook", "teacher", "objective"},
+    {"masking", "text_tokenizer", "visual_tokenizer", "codebook", "teacher", "objective", "losses"},
 )
 TOP_LAYER = 5
 TOP_ONLY = {"matplotlib", "ipywidgets", "anywidget", "IPython"}
