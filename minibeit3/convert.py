@@ -119,20 +119,19 @@ def load_released(
             f"no released model has the task {task!r}: there are backbone, {', '.join(HEAD_KEYS)}"
         )
     config = _infer_config(state, heads, label)
-    model = empty_model(task, config, _infer_settings(state, task, config, mask_id))
+    settings = _infer_settings(state, task, config, mask_id)
+    model = empty_model(task, config, settings)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     names = {name: _prefixed(released_names(name, task), task, prefix) for name in shapes}
     parts = {n: _released_shape(n, shape, len(names[n])) for n, shape in shapes.items()}
     check_tensors(state, {theirs: parts[n] for n in names for theirs in names[n]}, label)
-    tensors = {
-        name: torch.cat([state[theirs].float() for theirs in names[name]]).reshape(shapes[name])
-        if len(names[name]) > 1
-        else state[names[name][0]].float().reshape(shapes[name])
-        for name in shapes
+    tensors = {  # copies; those of a file are freed one by one
+        name: torch.cat([state.pop(n).float().cpu().flatten() for n in names[name]]).reshape(shape)
+        for name, shape in shapes.items()
     }
     if image_size is not None and image_size != config.image_size:
         config, tensors = resize(config, tensors, image_size)
-        model = empty_model(task, config, _infer_settings(state, task, config, mask_id))
+        model = empty_model(task, config, settings)
     return fill(model, tensors, label)
 
 
@@ -253,7 +252,7 @@ def _checked(state: object, label: str) -> dict[str, Tensor]:
             f"{label}: tensors of {size:,} bytes in {sum(storages.values()):,} bytes of data "
             "(repeated views): save contiguous copies of them"
         )
-    return dict(state)
+    return {name: value.detach() for name, value in state.items()}
 
 
 def _read(path: Path) -> object:

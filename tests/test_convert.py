@@ -286,6 +286,19 @@ def test_files_load_as_their_dicts_do_wherever_the_tensors_lie(tmp_path: Path) -
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
+def test_the_model_shares_no_memory_with_the_state_dict() -> None:
+    state: dict[str, Tensor] = {}
+    for name, value in released_state("retrieval").items():
+        state[name] = torch.nn.Parameter(value)
+    model = load_released(state)
+    before = {name: value.clone() for name, value in state.items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.requires_grad and parameter.is_leaf
+            parameter.zero_()
+    assert_same(state, before)
+
+
 def test_half_precision_loads_as_float32(tmp_path: Path) -> None:
     state = {n: t.to(torch.bfloat16) for n, t in released_state("retrieval").items()}
     torch.save(state, tmp_path / "half.pth")
