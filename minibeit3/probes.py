@@ -59,9 +59,10 @@ def probe(
 ) -> dict[str, Any]:
     """All figures of the run in `folder`; also works on a run that still goes on.
 
-    codes: the visual tokenizer that the run was trained with. samples: per split. texts: held-out
-    glosses. ngram_texts: training glosses that the 5-gram counts. size: preset of a run that has
-    not saved its model yet. Raises ValueError for a folder with neither model nor checkpoint.
+    codes: the visual tokenizer that the run was trained with. samples: per split, half as many in
+    each split of the scenes' holdouts. texts: held-out glosses. ngram_texts: training glosses that
+    the 5-gram counts. size: preset of a run that has not saved its model yet. Raises ValueError
+    for a folder with neither model nor checkpoint.
     """
     began = time.process_time()
     model, step = open_model(Path(folder), size)
@@ -118,29 +119,38 @@ def open_model(folder: Path, size: str = "tiny") -> tuple[MaskedDataModel, int |
 
 def scene_splits(n: int, size: int, tokenizer: TextTokenizer, seed: int) -> Samples:
     """The scenes test split, then test and control of every holdout; captions that are `exact`."""
-    wanted = [("scenes/test", "test", None)]
-    wanted += [(f"scenes/{h}/{split}", split, h) for h in HOLDOUTS for split in ("test", "control")]
+    wanted = [("scenes/test", "test", None, n)]
+    for holdout in HOLDOUTS:
+        wanted += [(f"scenes/{holdout}/{s}", s, holdout, half(n)) for s in ("test", "control")]
     return {
         name: [
             sample
-            for sample in take(SceneCaptions(split, 2 * n, size, holdout=holdout), 2 * n, seed)
+            for sample in take(SceneCaptions(split, 2 * k, size, holdout=holdout), 2 * k, seed)
             if exact(sample, tokenizer)
-        ][:n]
-        for name, split, holdout in wanted
+        ][:k]
+        for name, split, holdout, k in wanted
     }
+
+
+def half(n: int) -> int:
+    """Samples of a side split: half as many, two at least, so that they can be exchanged."""
+    return max(2, n // 2)
 
 
 def emoji_splits(n: int, size: int, seed: int) -> Samples:
     """Emoji of training, and of the three holdouts, on coloured grounds as in training."""
-    in_scenes = set(emoji_world().kinds)
+    in_scenes, trained = set(emoji_world().kinds), Unseen(size)
 
     def held(split: str, holdout: str) -> list[Sample]:
-        data = Emoji(split=split, holdout=holdout, size=size, background="random")
-        rows = [i for i, (_, concept) in enumerate(data.items) if concept.name not in in_scenes]
+        return alone(Emoji(split=split, holdout=holdout, size=size, background="random"))
+
+    def alone(data: Emoji, among: Iterable[int] | None = None) -> list[Sample]:
+        among = range(len(data)) if among is None else among
+        rows = [i for i in among if data.items[i][1].name not in in_scenes]
         return [data[rows[i]] for i in order(len(rows), seed, 0)[:n]]
 
     return {
-        "emoji/trained": take(Unseen(size), n, seed),
+        "emoji/trained": alone(trained.emoji, trained.rows),
         "emoji/style": held("test", "style"),
         "emoji/concept": held("test", "concept"),
         "emoji/composition": held("test", "composition"),
@@ -203,8 +213,12 @@ def budget(folder: Path, step: int | None) -> dict[str, object]:
     size = state["config"]["batch_size"] if state else None
     seen = size and last["step"] * size
     spent = seen and seen / last["samples_per_second"]
-    return {"steps": last["step"], "batch_size": size, "samples": seen, "wall_s": spent} | {
-        "last_record": last
+    return {
+        "steps": last["step"],
+        "batch_size": size,
+        "samples": seen,
+        "wall_s": spent,
+        "last_record": last,
     }
 
 

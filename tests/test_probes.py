@@ -29,7 +29,7 @@ TINY = replace(PRESETS["tiny"], depth=1, width=32, ffn_width=32, heads=2, fusion
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    data = SceneCaptions("test", 120)
+    data = SceneCaptions("test", 80)
     return [sample for sample in data if exact(sample, TOKENIZER)]
 
 
@@ -237,8 +237,20 @@ def test_the_command_writes_every_figure_with_machine_and_budget(
 ) -> None:
     monkeypatch.setattr(probes, "HOLDOUTS", ("size",))
     save_pretrained(Model(), tmp_path / "model", TOKENIZER)
-    sizes = {"image_size": 64, "patch": 8, "width": 16, "ffn_width": 16, "heads": 1, "depth": 1}
-    tokenizer = VQKD(VQKDConfig(**sizes, decoder_depth=1, codes=512, code_dim=4, teacher_dim=4))
+    tokenizer = VQKD(
+        VQKDConfig(
+            image_size=64,
+            patch=8,
+            width=16,
+            ffn_width=16,
+            heads=1,
+            depth=1,
+            decoder_depth=1,
+            codes=512,
+            code_dim=4,
+            teacher_dim=4,
+        )
+    )
     tokenizer.codebook.start(torch.nn.functional.normalize(torch.randn(600, 4), dim=-1))
     tokenizer.save_pretrained(tmp_path / "vqkd")
     out = tmp_path / "results" / "tiny.json"
