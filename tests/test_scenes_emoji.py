@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from minibeit3.data.emoji import STYLES, concepts
+from minibeit3.data.emoji import STYLES, concepts, emoji_atlas
 from minibeit3.data.emoji_scenes import emoji_world, plural_of
 from minibeit3.data.scene_captions import SceneCaptions
 from minibeit3.data.scene_splits import held_pair
 from minibeit3.data.scene_text import Phrase, caption_distribution, is_true, read_phrase
 from minibeit3.data.scene_vqa import SceneVQA
 from minibeit3.data.scenes import Scene, Thing, boxes, draw, fits, instances, regions
+
+BOX = Image.Resampling.BOX
 
 
 def test_nouns_are_concrete_and_read_back_from_singular_and_plural() -> None:
@@ -67,11 +70,22 @@ def test_every_drawing_shows_where_its_box_says(size: int) -> None:
         assert set(np.unique(regions(scene, size))) == classes | {0}
 
 
-def test_transparent_pixels_do_not_tint_a_drawing() -> None:
+def test_shrinking_and_pasting_commute() -> None:
+    """A drawing shrunk, then pasted, equals one pasted at full size, then shrunk."""
+    world, side = emoji_world(), 20
+    index = next(c.index for c in concepts() if c.name == "cat")
     for style in STYLES:
-        scene = Scene("emoji", "white", (Thing("cat", "", "large"),), style)
-        rgb = draw(scene, 128)
-        assert rgb.std() > 10 and rgb[0, 0].tolist() == [250, 250, 250]
+        scene = Scene("emoji", "rose", (Thing("cat", "", "large"),), style)
+        top, left, *_ = world.stamp(scene, scene.things[0], 64)
+        cell = emoji_atlas(style)[index].astype(np.float32)
+        alpha = cell[..., 3:] / 255
+        pasted = cell[..., :3] * alpha + np.array(world.backgrounds["rose"]) * (1 - alpha)
+        shrunk = [
+            Image.fromarray(pasted[..., c].astype(np.float32)).resize((side, side), BOX)
+            for c in range(3)
+        ]
+        drawn = draw(scene, 64)[top : top + side, left : left + side]
+        assert np.abs(drawn - np.stack(shrunk, 2)).max() < 2, style
 
 
 def test_held_out_style_and_noun_pairs_stay_out_of_training() -> None:

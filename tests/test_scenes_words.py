@@ -31,6 +31,9 @@ def test_without_a_picture_unseen_attributes_are_uniform_over_what_is_possible()
     (colour,) = word_posterior("a large [mask] star")
     assert set(colour) == set(SHAPES.colours)
     assert max(colour.values()) == pytest.approx(1 / 8, abs=1e-9)
+    (second,) = word_posterior("a large red star and a small [mask] ring")
+    for chance in second.values():  # "red" again is another pattern, and as likely
+        assert chance == pytest.approx(1 / 8, abs=0.02)
     side, of = word_posterior("the star is [mask] [mask] the ring")
     assert side == pytest.approx({"left": 0.5, "right": 0.5}) and of == {"of": pytest.approx(1)}
 

@@ -19,7 +19,7 @@ from minibeit3.data.scene_captions import checked_index, picture
 from minibeit3.data.scene_questions import COUNTS, Question
 from minibeit3.data.scene_splits import Rule, allowed_thing, rule_for
 from minibeit3.data.scene_text import RELATIONS, Phrase, article, is_true
-from minibeit3.data.scene_vqa import draw_question, scene_for
+from minibeit3.data.scene_vqa import TRIES, draw_question, scene_for
 from minibeit3.data.scenes import (
     SIZES,
     Scene,
@@ -182,11 +182,12 @@ class BindingPairs(Dataset[Sample]):
         index = checked_index(index, self.length)
         rng = item_rng(self.world.name, "binding", self.split, index)
         kind = pick(rng, self.types)
-        while True:
+        for _ in range(TRIES):
             scene, other, captions = _binding(rng, self.world, self.rule, kind)
             truths = [is_true(caption, s) for s in (scene, other) for caption in captions]
             if truths == [True, False, False, True]:
                 return kind, captions, (scene, other)
+        raise ValueError(f"no binding pair of type {kind} found for item {index}")
 
     def __getitem__(self, index: int) -> Sample:
         index = checked_index(index, self.length)

@@ -11,7 +11,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
-from math import perm
 from random import Random
 from typing import NamedTuple
 
@@ -98,14 +97,13 @@ def _blind(words: list[str], hidden: list[int]) -> Posterior:
         bound = _bind(pattern, words)
         if bound is None:
             continue
-        unused: dict[str, list[str]] = {}
-        for pool, values in POOLS.items():
-            slots = {token[:2] for token in pattern if isinstance(token, Slot)}
-            count = sum(slot[0] == pool for slot in slots)
-            taken = {value for (name, _), value in bound.items() if name == pool}
-            unused[pool] = [value for value in values if value not in taken]
-            # The share of the pattern's captions that agree with the words already seen.
-            weight *= perm(len(unused[pool]), count - len(taken)) / perm(len(values), count)
+        # A pattern's share of captions that agree with the visible words depends on those words
+        # only, not on the pattern, so it cancels when the weights are normalised.
+        shown = {(pool, value) for (pool, _), value in bound.items()}
+        unused = {
+            pool: [value for value in values if (pool, value) not in shown]
+            for pool, values in POOLS.items()
+        }
         for place, chances in zip(hidden, found, strict=True):
             token = pattern[place]
             if isinstance(token, str):
