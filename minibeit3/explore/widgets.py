@@ -12,8 +12,7 @@ from torch import Tensor
 
 from minibeit3.backbones import Backbone
 from minibeit3.capture import capture
-from minibeit3.explore.core import Drawn, Picture, attention_picture, masked_picture, token_name
-from minibeit3.masking import blockwise_mask, random_mask
+from minibeit3.explore.core import Drawn, Picture, attention_picture, token_name
 
 
 class Shell:
@@ -25,7 +24,8 @@ class Shell:
         self.status = W.Label(value=self.drawn.alt)
         for control in controls:
             control.observe(self.refresh, names="value")
-        self.view = W.VBox([W.HBox(list(controls)), self.image, self.status])
+        row = W.HBox(list(controls), layout=W.Layout(flex_flow="row wrap"))
+        self.view = W.VBox([row, self.image, self.status])
 
     def refresh(self, _: object = None) -> None:
         """Draw what the controls say now."""
@@ -50,34 +50,6 @@ class Shell:
             "text/html": self.figure_html(),
             "image/png": base64.b64encode(self.drawn.png()).decode(),
         }
-
-
-class MaskExplorer:
-    """How block-wise and random masks cover a photograph, by ratio and seed."""
-
-    def __init__(self, picture: Picture, grid: int = 8, ratio: float = 0.4) -> None:
-        """picture: uint8 (H, W, 3), square."""
-        self.kind = W.ToggleButtons(options=["block-wise", "random"])
-        self.ratio = W.FloatSlider(value=ratio, min=0, max=0.9, step=0.05, description="ratio")
-        self.seed = W.IntSlider(value=0, min=0, max=20, description="seed")
-        self.grid = grid
-        controls = [self.kind, self.ratio, self.seed]
-        self.shell = Shell(
-            "MaskExplorer", controls, lambda: masked_picture(picture, self.hidden().numpy())
-        )
-
-    def hidden(self) -> Tensor:
-        """The mask of the present settings, bool (grid, grid), True = hidden."""
-        generator = torch.Generator().manual_seed(self.seed.value)
-        count = round(self.ratio.value * self.grid**2)
-        draw = blockwise_mask if self.kind.value == "block-wise" else random_mask
-        return draw(self.grid, count, generator)
-
-    def __repr__(self) -> str:
-        return self.shell.sentence()
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        return self.shell.bundle()
 
 
 class AttentionExplorer:
