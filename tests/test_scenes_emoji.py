@@ -81,7 +81,7 @@ def test_shrinking_and_pasting_commute() -> None:
         alpha = cell[..., 3:] / 255
         pasted = cell[..., :3] * alpha + np.array(world.backgrounds["rose"]) * (1 - alpha)
         shrunk = [
-            Image.fromarray(pasted[..., c].astype(np.float32)).resize((side, side), BOX)
+            np.asarray(Image.fromarray(pasted[..., c].astype("f4")).resize((side, side), BOX))
             for c in range(3)
         ]
         drawn = draw(scene, 64)[top : top + side, left : left + side]
