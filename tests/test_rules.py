@@ -20,7 +20,7 @@ NOTEBOOK_BYTES = 600_000
 
 # What is not named here is in layer 4, explore/ and lab/ are layer 5.
 LAYERS = (
-    {"config", "routing", "cache", "checks", "data.paths", "data.sample"},
+    {"config", "routing", "cache", "checks", "storage", "data.paths", "data.sample"},
     {"embed", "visibility", "attention", "multiway", "init"},
     {"model", "released", "backbones", "capture"},
     {"masking", "text_tokenizer", "visual_tokenizer", "codebook", "teacher", "objective", "losses"},
