@@ -14,6 +14,8 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from minibeit3.codebook import DEAD_AFTER, Codebook, cosine_k_means, nearest
+from minibeit3.data.emoji import Emoji
+from minibeit3.data.paths import data_root
 from minibeit3.visual_tokenizer import (
     VQKD,
     VQKDConfig,
@@ -576,3 +578,14 @@ def test_equal_seeds_give_equal_tokenizers_whatever_the_global_generator_holds()
     torch.manual_seed(2)
     assert same(snapshot(VQKD(TINY)), first)
     assert not same(snapshot(VQKD(replace(TINY, seed=1))), first)
+
+
+def test_the_committed_tokenizer_is_small_and_spreads_a_new_vendor_over_many_codes() -> None:
+    folder = data_root() / "checkpoints" / "vqkd"
+    model = VQKD.from_pretrained(folder)
+    drawings = Emoji(split="test", size=model.config.image_size)
+    pictures = torch.stack([drawings[index].image for index in range(0, 1512, 12)])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    usage = code_usage(model.tokens(pictures / 255), model.config.codes)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 3e6
+    assert usage.used > 0.4
+    assert usage.perplexity > 50
