@@ -41,7 +41,7 @@ lint: .venv/dev ## ruff and pyright
 data-check: .venv/data ## rebuild data_samples from CACHE=folder and compare
 	$(BIN)/python tools/build_data_samples.py --cache "$(CACHE)" --check
 
-results: .venv/lab ## run again the command that each results/*.json names
+results: .venv/test ## run again the command that each results/*.json names
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -c "import json, pathlib, subprocess; \
 	files = sorted(pathlib.Path('results').glob('*.json')); \
 	commands = dict.fromkeys(json.loads(file.read_text())['command'] for file in files); \

@@ -26,8 +26,9 @@ from minibeit3.codebook import code_usage
 from minibeit3.data.emoji import Emoji
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.storage import write_file
 from minibeit3.teacher import Teacher, build_teacher
-from minibeit3.visual_tokenizer import VQKD, VQKDConfig, write_atomically
+from minibeit3.visual_tokenizer import VQKD, VQKDConfig
 
 TRAIN_STYLES = ("noto", "twemoji", "fluent3d")  # OpenMoji is held out
 LAB = VQKDConfig(
@@ -192,7 +193,7 @@ def _save(path: Path, step: int, model: VQKD, optimizer: torch.optim.AdamW, plan
     run = {"config": asdict(model.config), "plan": asdict(plan)}
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(run | state, content)
-    write_atomically(path, content.getvalue())
+    write_file(path, content.getvalue())
 
 
 def _resume(path: Path, model: VQKD, optimizer: torch.optim.AdamW, plan: Plan) -> int:
@@ -247,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = {"teacher": teacher.name, "pictures": len(pictures), "plan": asdict(plan)}
     recipe |= {"wall_s": time.perf_counter() - begin, "cpu_s": time.process_time()}
     recipe |= {"target_mean": targets.mean.tolist(), "target_std": targets.std.tolist()}
-    write_atomically(folder / "training.json", (json.dumps(recipe, indent=1) + "\n").encode())
+    write_file(folder / "training.json", (json.dumps(recipe, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

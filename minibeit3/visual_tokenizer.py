@@ -10,8 +10,6 @@ Letters: B batch, N patches, D width, H heads, K head width, C code width.
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 
 from minibeit3.codebook import Codebook, check_tokens, nearest
 from minibeit3.codebook import code_usage as code_usage  # part of the tokenizer's interface
+from minibeit3.storage import write_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,9 +266,9 @@ class VQKD(nn.Module):
             name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()
         }
         state |= {name: state[name].to(dtype) for name, _ in self.named_parameters()}
-        write_atomically(folder / "model.safetensors", save(state))
+        write_file(folder / "model.safetensors", save(state))
         text = json.dumps({"model": "vqkd", **asdict(self.config)}, indent=2) + "\n"
-        write_atomically(folder / "config.json", text.encode())
+        write_file(folder / "config.json", text.encode())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "VQKD":
@@ -465,18 +464,3 @@ def _resize_positions(table: Tensor, grid: int) -> Tensor:
     rows = rearrange(table[:, 1:], "1 (h w) D -> 1 D h w", h=side)
     rows = F.interpolate(rows, size=(grid, grid), mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], rearrange(rows, "1 D h w -> 1 (h w) D")], dim=1)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, so that a crash leaves the old file or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

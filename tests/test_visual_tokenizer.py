@@ -22,7 +22,6 @@ from minibeit3.visual_tokenizer import (
     code_usage,
     load_released_vqkd,
     preprocess,
-    write_atomically,
 )
 
 FIXTURE = Path(__file__).parent / "fixtures" / "vqkd.safetensors"
@@ -554,22 +553,6 @@ def test_damaged_folders_are_refused_with_the_field_or_tensor_named(tmp_path: Pa
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(ValueError, match="damaged"):
         VQKD.from_pretrained(tmp_path)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.bin"
-    write_atomically(path, b"old")
-
-    def full(_: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a.bin"]
 
 
 def test_equal_seeds_give_equal_tokenizers_whatever_the_global_generator_holds() -> None:

@@ -5,7 +5,7 @@ exported page draws the same. Magnitudes are cividis; experts are Okabe-Ito colo
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -173,7 +173,7 @@ def token_name(token: int, grid: int, words: Sequence[str]) -> str:
 
 
 def routing_picture(
-    tables: dict[str, Sequence[Sequence[str]]], width: int = 620, row_height: int = 22
+    tables: Mapping[str, Sequence[Sequence[str]]], width: int = 620, row_height: int = 22
 ) -> Drawn:
     """Which expert handles which token in which layer, a panel per kind of input.
 
