@@ -29,6 +29,15 @@ def test_recorded_patterns_are_normalised_and_respect_padding_and_rules(variant:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_a_text_of_only_padding_has_a_finite_pattern_by_the_formula_too(variant: str) -> None:
+    model, (_, text, real) = small(variant), inputs()
+    real[1] = False  # the fused call guards itself, a plain softmax over nothing does not
+    with capture(model, "blocks.*.attn:pattern") as seen:
+        model(text=text, text_real=real)
+    assert all(isinstance(p, torch.Tensor) and p.isfinite().all() for p in seen.values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_recorded_pattern_explains_the_output_of_the_attention(variant: str) -> None:
     model, (image, text, real) = small(variant), inputs()
     plain = model(image, text, real)
