@@ -1,0 +1,26 @@
+"""The recipes by name; a file is imported when one of its recipes is asked for."""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from minibeit3.recipe import Recipe, Setup
+
+RECIPES: Mapping[str, str] = {
+    "scenes-vqa": "fusion:scenes_vqa",
+    "emoji-vqa": "fusion:emoji_vqa",
+}
+"""Name -> file in this folder and function, Setup -> Recipe."""
+
+
+def open_recipe(name: str, setup: Setup) -> Recipe:
+    """The recipe, with its data open; ValueError for unknown names and controls it lacks."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}: choose from {', '.join(sorted(RECIPES))}")
+    file, _, function = RECIPES[name].partition(":")
+    recipe: Recipe = getattr(import_module(f"minibeit3.recipes.{file}"), function)(setup)
+    for field, default in (("blind", None), ("holdout", None), ("split", "test")):
+        value, known = getattr(setup, field), recipe.controls.get(field, ())
+        if value != default and value not in known:
+            offer = f"there are {', '.join(known)}" if known else "there are none"
+            raise ValueError(f"recipe {name} has no {field} {value!r}: {offer}")
+    return recipe
