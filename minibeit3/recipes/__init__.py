@@ -8,6 +8,14 @@ from minibeit3.recipe import Recipe, Setup
 RECIPES: Mapping[str, str] = {
     "scenes-vqa": "fusion:scenes_vqa",
     "emoji-vqa": "fusion:emoji_vqa",
+    "easy-vqa": "fusion:easy_vqa",
+    "scenes-nlvr2": "fusion:scenes_nlvr2",
+    "binding": "binding:binding",
+    "binding-dual": "binding:binding_dual",
+    "emoji-retrieval": "dual:emoji_retrieval",
+    "scenes-retrieval": "dual:scenes_retrieval",
+    "scenes-captions": "seq2seq:scenes_captions",
+    "emoji-captions": "seq2seq:emoji_captions",
 }
 """Name -> file in this folder and function, Setup -> Recipe."""
 

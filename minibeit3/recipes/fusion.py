@@ -1,17 +1,20 @@
-"""Fusion encoder: visual questions, statements about two pictures, binding."""
+"""Fusion encoder: visual questions, and statements about two pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from torch import Tensor, zeros
+from torch import Tensor, tensor, zeros
 
+from minibeit3.data.packaged import load_easy_vqa
 from minibeit3.data.sample import Sample
+from minibeit3.data.scene_pairs import SceneStatements, one_picture_leak
 from minibeit3.data.scene_questions import ANSWERS, COUNTS, YES_NO
 from minibeit3.data.scene_splits import EMOJI_ONLY, SHAPES_ONLY
 from minibeit3.data.scene_vqa import SceneVQA
 from minibeit3.data.scenes import SIZES
-from minibeit3.modes import VisualQuestionAnswerer
-from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches
+from minibeit3.modes import VisualQuestionAnswerer, VisualReasoner
+from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches, need
 from minibeit3.references import majority, words_only
 from minibeit3.train import TrainConfig
 
@@ -86,6 +89,97 @@ def _scene_questions(
     )
 
 
+def easy_vqa(setup: Setup) -> Recipe:
+    """The public easy-VQA set: one coloured shape, 107 distinct questions, 13 answers."""
+    root = setup.root()
+    known = need(load_easy_vqa(root, "train"), "answers", "easy-VQA train")
+    asked = need(load_easy_vqa(root, "test"), "answers", "easy-VQA test")
+    answers = tuple((root / "answers.txt").read_text("utf-8").split())
+
+    def evaluate(model: VisualQuestionAnswerer, limit: int) -> Figures:
+        samples = first(asked, limit)
+        return vqa_figures(samples, answers_of(model, samples, setup, answers))
+
+    return Recipe(
+        name="easy-vqa",
+        mode="fusion",
+        about="easy-VQA (PyPI), 38,575 questions about 4,000 pictures",
+        build=lambda backbone, g: VisualQuestionAnswerer(backbone, len(answers), g),
+        samples=setup.choose(known),
+        collate=lambda samples, _: questions_batch(samples, setup, answers),
+        loss=lambda model, batch: model.loss(*batch),
+        evaluate=evaluate,
+        references=lambda limit: vqa_references(first(known, 10 * limit), first(asked, limit)),
+        plan=PLAN,
+        labels=answers,
+        goals={"accuracy": 0.97},
+        controls={"blind": BLIND},
+    )
+
+
+class Statements(NamedTuple):
+    """images float (B, 3, S, S); text int64, real bool (B, T); truths int64 (B,), 1 = true."""
+
+    image_a: Tensor
+    image_b: Tensor
+    text: Tensor
+    real: Tensor
+    truths: Tensor
+
+
+def scenes_nlvr2(setup: Setup) -> Recipe:
+    """Is a statement true of two scenes? Each one comes with two true and two false pairs."""
+    size = setup.config.image_size
+
+    def evaluate(model: VisualReasoner, limit: int) -> Figures:
+        samples = first(SceneStatements(setup.split, limit, size), limit)
+        hits = []
+        for _, batch in in_batches(model, samples, lambda part: statements_batch(part, setup)):
+            told = model(batch.image_a, batch.image_b, batch.text, batch.real).argmax(dim=1)
+            hits += (told == batch.truths).tolist()
+        return by_kind("accuracy", hits, [str(sample.info["type"]) for sample in samples])
+
+    def references(limit: int) -> Figures:
+        data = SceneStatements(setup.split, limit, size)
+        leak = one_picture_leak((k, t, f) for k, _, t, f, _ in map(data.pose, range(limit)))
+        one = {f"one picture/accuracy/{kind}": max(sides) for kind, sides in leak.items()}
+        training = SceneStatements("train", REFERENCE_TRAINING, size)
+        known, asked = ([d.pose(i) for i in range(len(d))] for d in (training, data))
+        told = words_only([p[1] for p in known], [str(p[2]) for p in known], [p[1] for p in asked])
+        hits = [guess == str(p[2]) for guess, p in zip(told, asked, strict=True)]
+        words = by_kind("statement only/accuracy", hits, [p[0] for p in asked])
+        return {"chance/accuracy": 0.5, **one, **words}
+
+    return Recipe(
+        name="scenes-nlvr2",
+        mode="fusion",
+        about="statements about two scenes of shapes, drawn as they are needed",
+        build=lambda backbone, g: VisualReasoner(backbone, g),
+        samples=setup.choose(SceneStatements("train", SCENES, size)),
+        collate=lambda samples, _: statements_batch(samples, setup),
+        loss=lambda model, batch: model.loss(*batch),
+        evaluate=evaluate,
+        references=references,
+        plan=replace(PLAN, batch_size=32),
+        labels=("false", "true"),
+        goals={"accuracy": 0.90, "accuracy/exactly one": 0.85},
+        controls={"blind": BLIND, "split": ("val", "test")},
+    )
+
+
+def statements_batch(samples: Sequence[Sample], setup: Setup) -> Statements:
+    """Both pictures, the statement and its truth; ValueError for a sample without a label."""
+    truths = [sample.label for sample in samples]
+    if None in truths:
+        raise ValueError(f"{samples[truths.index(None)].key} has no label: 1 = true, 0 = false")
+    pictures = [
+        setup.pixels([s.image for s in samples]),
+        setup.pixels([s.image_b for s in samples]),
+    ]
+    words = setup.words([sample.texts[0] for sample in samples])
+    return Statements(*pictures, *words, tensor(truths))
+
+
 def questions_batch(samples: Sequence[Sample], setup: Setup, answers: Sequence[str]) -> Questions:
     """Pictures, questions and scores; ValueError for an answer that the model has no logit for."""
     place = {answer: i for i, answer in enumerate(answers)}
@@ -118,7 +212,7 @@ def vqa_figures(samples: Sequence[Sample], told: Sequence[str]) -> Figures:
     An answer counts with its soft score, which for generated questions is 0 or 1.
     """
     hits = [sample.answers.get(answer, 0.0) for sample, answer in zip(samples, told, strict=True)]
-    figures = by_kind("accuracy", hits, [str(sample.info["type"]) for sample in samples])
+    figures = by_kind("accuracy", hits, _kinds(samples))
     right = {sample.key: hit for sample, hit in zip(samples, hits, strict=True)}
     pairs = [
         min(hit, right[twin])
@@ -131,17 +225,14 @@ def vqa_figures(samples: Sequence[Sample], told: Sequence[str]) -> Figures:
 def vqa_references(known: Sequence[Sample], asked: Sequence[Sample]) -> Figures:
     """Chance, the most frequent answer of each type, and a classifier of the question's words."""
 
-    def kinds(samples: Sequence[Sample]) -> list[str]:
-        return [str(sample.info["type"]) for sample in samples]
-
     def texts(samples: Sequence[Sample]) -> list[str]:
         return [sample.texts[0] for sample in samples]
 
     answers = [max(sample.answers, key=sample.answers.__getitem__) for sample in known]
-    chance = [1 / len(_choices(sample)) for sample in asked]
-    frequent = majority(kinds(known), answers, kinds(asked))
+    chances = [1 / _choices(sample, len(set(answers))) for sample in asked]
+    frequent = majority(_kinds(known), answers, _kinds(asked))
     worded = words_only(texts(known), answers, texts(asked))
-    figures = by_kind("chance/accuracy", chance, kinds(asked))
+    figures = by_kind("chance/accuracy", chances, _kinds(asked))
     for name, told in (("majority", frequent), ("question only", worded)):
         figures |= {f"{name}/{k}": v for k, v in vqa_figures(asked, told).items()}
     return figures
@@ -151,7 +242,17 @@ def _twin(sample: Sample) -> Any:
     return sample.info.get("twin")
 
 
-def _choices(sample: Sample) -> Sequence[str]:
-    choices = sample.info["choices"]
-    assert isinstance(choices, tuple)
-    return choices
+def _kinds(samples: Sequence[Sample]) -> list[str]:
+    """The type of each question; where the data name none, whether it is a yes-no question."""
+
+    def kind(sample: Sample) -> str:
+        other = "yes/no" if sample.answers.keys() & set(YES_NO) else "other"
+        return str(sample.info.get("type", sample.info.get("answer_type", other)))
+
+    return [kind(sample) for sample in samples]
+
+
+def _choices(sample: Sample, known: int) -> int:
+    """How many answers are possible: those of the question where the data tell, else all."""
+    choices = sample.info.get("choices")
+    return len(choices) if isinstance(choices, tuple) else known

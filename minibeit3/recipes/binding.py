@@ -1,0 +1,151 @@
+"""Binding: which of two captions of the same words belongs to which picture (Winoground).
+
+The same pairs for both encoders that read images and texts: the fusion encoder, whose words and
+patches meet, and the dual encoder, which compares two finished vectors.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from minibeit3.data.sample import Sample
+from minibeit3.data.scene_pairs import BindingPairs
+from minibeit3.modes import ImageTextRetriever, VisualQuestionAnswerer
+from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches
+from minibeit3.train import TrainConfig
+
+PLAN = TrainConfig(
+    steps=2000, batch_size=12, lr=1e-3, warmup=200, layer_decay=0.9, save_every=500, log_every=20
+)
+CHANCE = {"chance/text": 1 / 4, "chance/image": 1 / 4, "chance/group": 1 / 6}
+
+
+class Crossed(NamedTuple):
+    """Every picture of an item with every caption of it, four rows each (own, other, other, own).
+
+    image: float (4 B, 3, S, S). text: int64 (4 B, T). real: bool (4 B, T). truths: float (4 B, 2),
+    one-hot, the second column = the caption is true.
+    """
+
+    image: Tensor
+    text: Tensor
+    real: Tensor
+    truths: Tensor
+
+
+class Captioned(NamedTuple):
+    """Both pictures of every item with their own captions.
+
+    image: float (2 B, 3, S, S). text: int64 (2 B, T). real: bool (2 B, T). ids: int64 (2 B,), the
+    same for the same caption.
+    """
+
+    image: Tensor
+    text: Tensor
+    real: Tensor
+    ids: Tensor
+
+
+def binding(setup: Setup) -> Recipe:
+    """Fusion encoder: is this caption true of this picture?"""
+    return Recipe(
+        name="binding",
+        mode="fusion",
+        about="two scenes and two captions of the same words, all four combinations",
+        build=lambda backbone, g: VisualQuestionAnswerer(backbone, 2, g),
+        samples=setup.choose(BindingPairs("train", SCENES, setup.config.image_size)),
+        collate=lambda samples, _: crossed(samples, setup),
+        loss=lambda model, batch: model.loss(*batch),
+        evaluate=lambda model, limit: binding_figures(model, setup, limit, fused_scores),
+        references=lambda _: dict(CHANCE),
+        plan=PLAN,
+        labels=("false", "true"),
+        goals={"group": 0.80},
+        controls={"blind": ("image", "text"), "split": ("val", "test")},
+    )
+
+
+def binding_dual(setup: Setup) -> Recipe:
+    """Dual encoder, trained on the same pairs: both pictures and captions of an item in a batch."""
+    return Recipe(
+        name="binding-dual",
+        mode="dual",
+        about="two scenes and two captions of the same words, each the other's hard negative",
+        build=lambda backbone, g: ImageTextRetriever(backbone, g),
+        samples=setup.choose(BindingPairs("train", SCENES, setup.config.image_size)),
+        collate=lambda samples, _: captioned(samples, setup),
+        loss=lambda model, batch: model.loss(*batch),
+        evaluate=lambda model, limit: binding_figures(model, setup, limit, dual_scores),
+        references=lambda _: dict(CHANCE),
+        plan=PLAN,
+        controls={"split": ("val", "test")},
+    )
+
+
+def crossed(samples: Sequence[Sample], setup: Setup) -> Crossed:
+    """All four combinations of every item."""
+    pictures = setup.pixels([image for s in samples for image in (s.image, s.image_b)])
+    text, real = setup.words([text for s in samples for text in s.texts])
+    image = pictures.repeat_interleave(2, dim=0)  # a a b b
+    text, real = (
+        rearrange(x, "(B two) T -> B two T", two=2).repeat(1, 2, 1).flatten(0, 1)
+        for x in (text, real)
+    )
+    truths = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    return Crossed(image, text, real, truths.repeat(len(samples), 1))
+
+
+def captioned(samples: Sequence[Sample], setup: Setup) -> Captioned:
+    """Pictures and captions that belong together."""
+    texts = [text for s in samples for text in s.texts]
+    place = {text: i for i, text in enumerate(texts)}
+    image = setup.pixels([image for s in samples for image in (s.image, s.image_b)])
+    return Captioned(image, *setup.words(texts), torch.tensor([place[text] for text in texts]))
+
+
+def fused_scores(model: VisualQuestionAnswerer, samples: Sequence[Sample], setup: Setup) -> Tensor:
+    """How true each caption is of each picture, float (items, pictures 2, captions 2)."""
+    found = []
+    for _, batch in in_batches(model, samples, lambda part: crossed(part, setup)):
+        logits = model(batch.image, batch.text, batch.real)
+        found.append(rearrange(logits[:, 1] - logits[:, 0], "(B i t) -> B i t", i=2, t=2))
+    return torch.cat(found).cpu()
+
+
+def dual_scores(model: ImageTextRetriever, samples: Sequence[Sample], setup: Setup) -> Tensor:
+    """Cosine of each picture and each caption, float (items, pictures 2, captions 2)."""
+    found = []
+    for _, batch in in_batches(model, samples, lambda part: captioned(part, setup)):
+        image, text = model.embed_image(batch.image), model.embed_text(batch.text, batch.real)
+        image, text = (rearrange(x, "(B two) D -> B two D", two=2) for x in (image, text))
+        found.append(image @ text.mT)
+    return torch.cat(found).cpu()
+
+
+def binding_figures(
+    model: Any,
+    setup: Setup,
+    limit: int,
+    score: Callable[[Any, Sequence[Sample], Setup], Tensor],
+) -> Figures:
+    """Text, image and group score (Winoground, section 4), over all and by type."""
+    samples = first(BindingPairs(setup.split, limit, setup.config.image_size), limit)
+    kinds = [str(sample.info["type"]) for sample in samples]
+    hits = winoground(score(model, samples, setup))
+    return {k: v for name, hit in hits.items() for k, v in by_kind(name, hit, kinds).items()}
+
+
+def winoground(scores: Tensor) -> dict[str, list[float]]:
+    """1 where an item is solved, by score; scores: float (items, pictures 2, captions 2).
+
+    text: each picture prefers its own caption. image: each caption prefers its own picture. group:
+    both. A tie is not a preference, so a model that sees nothing scores 0, not chance.
+    """
+    own, other = scores.diagonal(dim1=1, dim2=2), scores.flip(2).diagonal(dim1=1, dim2=2)
+    text = (own > other).all(dim=1)  # other[:, i]: picture i with the other's caption
+    image = (own > other.flip(1)).all(dim=1)
+    found = {"text": text, "image": image, "group": text & image}
+    return {name: hit.float().tolist() for name, hit in found.items()}
