@@ -20,6 +20,7 @@ from minibeit3.modes import (
     ImageCaptioner,
     ImageClassifier,
     ImageTextRetriever,
+    ObjectDetector,
     SemanticSegmenter,
     TextClassifier,
     TokenTagger,
@@ -41,6 +42,7 @@ TASKS = {
     "pretraining": MaskedDataModel,
     "image_classification": ImageClassifier,
     "segmentation": SemanticSegmenter,
+    "detection": ObjectDetector,
     "text_classification": TextClassifier,
     "token_tagging": TokenTagger,
     "vqa": VisualQuestionAnswerer,
@@ -54,6 +56,7 @@ TaskModel = (
     MaskedDataModel
     | ImageClassifier
     | SemanticSegmenter
+    | ObjectDetector
     | TextClassifier
     | TokenTagger
     | VisualQuestionAnswerer

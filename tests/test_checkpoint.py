@@ -34,6 +34,7 @@ from minibeit3.text_tokenizer import TextTokenizer
 ARGUMENTS = {
     "image_classification": {"classes": 5},
     "segmentation": {"classes": 4},
+    "detection": {"classes": 4},
     "text_classification": {"classes": 3},
     "token_tagging": {"labels": 6},
     "vqa": {"answers": 7},

@@ -1,5 +1,6 @@
 """Downstream modes: one backbone, five ways to use it, each a backbone and a head."""
 
+from minibeit3.modes.detection import ObjectDetector
 from minibeit3.modes.dual import ImageTextRetriever
 from minibeit3.modes.fusion import VisualQuestionAnswerer, VisualReasoner
 from minibeit3.modes.language import TextClassifier, TokenTagger
@@ -10,6 +11,7 @@ __all__ = [
     "ImageCaptioner",
     "ImageClassifier",
     "ImageTextRetriever",
+    "ObjectDetector",
     "SemanticSegmenter",
     "TextClassifier",
     "TokenTagger",
