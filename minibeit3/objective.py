@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibeit3.backbones import Backbone
+from minibeit3.pruned import hidden_features
 
 
 class MaskedBatch(NamedTuple):
@@ -63,21 +64,23 @@ class MaskedDataModel(nn.Module):
     ) -> tuple[Guess | None, Guess | None]:
         """Guesses of the hidden patches and of the hidden words; None where nothing is hidden.
 
-        generator: of stochastic depth. The heads see hidden places only: no logits elsewhere.
+        generator: of stochastic depth. The heads see hidden places only: no logits elsewhere, and
+        in training no last block elsewhere (`pruned`).
         """
         b = batch
         x = self.backbone.embed(b.image, b.text, b.hidden_patches)
-        x = self.backbone.encode(x, b.text_real, pairs=b.pairs, generator=generator)
+        at = b.hidden_patches, b.hidden_words
+        image, text = hidden_features(self.backbone, x, *at, b.text_real, b.pairs, generator)
         patches = words = None
-        if x.image is not None and b.hidden_patches is not None and b.codes is not None:
-            row = torch.arange(len(x.image), device=x.image.device)[:, None]
-            paired = (row >= len(x.image) - b.pairs).expand_as(b.codes)
+        if image is not None and b.hidden_patches is not None and b.codes is not None:
             at = b.hidden_patches
-            patches = Guess(self.mim_head(x.image[:, 1:][at]), b.codes[at], paired[at])
-        if x.text is not None and b.hidden_words is not None and b.words is not None:
-            row = torch.arange(len(x.text), device=x.text.device)[:, None]
-            at, paired = b.hidden_words, (row < b.pairs).expand_as(b.words)
-            words = Guess(self.mlm_head(x.text[at]), b.words[at], paired[at])
+            row = torch.arange(len(at), device=at.device)[:, None]
+            paired = (row >= len(at) - b.pairs).expand_as(at)
+            patches = Guess(self.mim_head(image), b.codes[at], paired[at])
+        if text is not None and b.hidden_words is not None and b.words is not None:
+            at = b.hidden_words
+            row = torch.arange(len(at), device=at.device)[:, None]
+            words = Guess(self.mlm_head(text), b.words[at], (row < b.pairs).expand_as(at)[at])
         return patches, words
 
 
