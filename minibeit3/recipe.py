@@ -113,7 +113,8 @@ class Recipe:
     drop_path: stochastic depth. head_lr: factor on the learning rate of parameters `head.*`.
     labels: names of the classes or answers in the head's order. goals: figure -> aim.
     controls: the values of `Setup` that the recipe knows, by field ("blind", "holdout", "split").
-    source: what makes batches of samples.
+    source: what makes batches of samples. export(model, path): write predictions in the format that
+    a benchmark's server takes; the file written.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Recipe:
     goals: Mapping[str, float] = field(default_factory=dict)
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     source: Callable[..., Source] = Batches
+    export: Callable[[Any, Path], Path] | None = None
 
 
 def need(samples: Any, what: Literal["texts", "answers", "label"], name: str) -> Any:

@@ -172,12 +172,10 @@ def statements_batch(samples: Sequence[Sample], setup: Setup) -> Statements:
     truths = [sample.label for sample in samples]
     if None in truths:
         raise ValueError(f"{samples[truths.index(None)].key} has no label: 1 = true, 0 = false")
-    pictures = [
-        setup.pixels([s.image for s in samples]),
-        setup.pixels([s.image_b for s in samples]),
-    ]
-    words = setup.words([sample.texts[0] for sample in samples])
-    return Statements(*pictures, *words, tensor(truths))
+    left = setup.pixels([sample.image for sample in samples])
+    right = setup.pixels([sample.image_b for sample in samples])
+    text, real = setup.words([sample.texts[0] for sample in samples])
+    return Statements(left, right, text, real, tensor(truths))
 
 
 def questions_batch(samples: Sequence[Sample], setup: Setup, answers: Sequence[str]) -> Questions:
