@@ -72,6 +72,22 @@ def masked_picture(picture: Picture, hidden: Bools, side: int = 256) -> Drawn:
     return Drawn(base, f"Photograph with {count} of {hidden.size} patches hidden.")
 
 
+def palette() -> list[int]:
+    """Red, green and blue of the 256 colours of `cividis`, for the browser."""
+    return cividis(np.arange(256) / 255).ravel().tolist()
+
+
+def beside(drawn: Sequence[Drawn], gap: int = 16) -> Drawn:
+    """Pictures next to each other, tops aligned on white, and their sentences in turn."""
+    height = max(one.picture.shape[0] for one in drawn)
+    parts = []
+    for one in drawn:
+        below = height - one.picture.shape[0]
+        room = ((0, below), (0, gap * (one is not drawn[-1])), (0, 0))
+        parts.append(np.pad(one.picture, room, constant_values=255))
+    return Drawn(np.concatenate(parts, axis=1), " ".join(one.alt for one in drawn))
+
+
 def cividis(values: Floats) -> Picture:
     """Values in 0..1 to colours, uint8 (..., 3)."""
     table = (np.asarray(colormaps["cividis"](np.arange(256)))[:, :3] * 255).astype(np.uint8)

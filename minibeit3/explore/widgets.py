@@ -1,29 +1,35 @@
-"""Thin shells: sliders, and one picture that `core` draws. No Output widget, no matplotlib."""
+"""Thin shells: controls, and one picture that `core` draws. No Output widget, no matplotlib."""
 
-import base64
-import html
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any, Generic
 
 import ipywidgets as W
-import numpy as np
-import torch
-from torch import Tensor
 
-from minibeit3.backbones import Backbone
-from minibeit3.capture import capture
-from minibeit3.explore.core import Drawn, Picture, attention_picture, token_name
+from minibeit3.explore.core import Drawn
+from minibeit3.explore.page import bundle, frames_page
+from minibeit3.explore.state import Limits, State, moved
+
+Options = list[tuple[str, Any]]
 
 
 class Shell:
     """Controls above a picture; a saved notebook keeps the picture and its alt sentence."""
 
-    def __init__(self, name: str, controls: Sequence[W.Widget], draw: Callable[[], Drawn]) -> None:
-        self.name, self.draw, self.drawn = name, draw, draw()
+    def __init__(
+        self, name: str, controls: Sequence[Any], draw: Callable[[], Drawn], watch: bool = True
+    ) -> None:
+        """watch: False = the explorer calls `refresh` itself."""
+        self.name, self.draw, self.drawn, self.controls = name, draw, draw(), controls
         self.image = W.Image(value=self.drawn.png(), format="png")
         self.status = W.Label(value=self.drawn.alt)
-        for control in controls:
-            control.observe(self.refresh, names="value")
+        if watch:
+            for control in controls:
+                control.observe(self.refresh, names="value")
         row = W.HBox(list(controls), layout=W.Layout(flex_flow="row wrap"))
         self.view = W.VBox([row, self.image, self.status])
 
@@ -36,58 +42,106 @@ class Shell:
         """The explorer as plain text: its name and what it shows."""
         return f"{self.name}: {self.drawn.alt}"
 
-    def figure_html(self) -> str:
-        """The picture as an HTML figure with alt text, for readers without a kernel."""
-        alt = html.escape(self.drawn.alt, quote=True)
-        data = base64.b64encode(self.drawn.png()).decode()
-        return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
+    def bundle(self, view: W.Widget | None = None) -> dict[str, Any]:
+        """What a notebook shows and saves; view: in place of the shell's own."""
+        return bundle(view or self.view, self.sentence(), self.drawn)
 
-    def bundle(self) -> dict[str, Any]:
-        """Live view, PNG, figure with alt text, sentence: whichever the reader can show."""
-        live: Any = self.view._repr_mimebundle_() or {}
-        return dict(live) | {
-            "text/plain": self.sentence(),
-            "text/html": self.figure_html(),
-            "image/png": base64.b64encode(self.drawn.png()).decode(),
-        }
+    def export_html(self, path: str | PathLike[str], most: int = 150) -> None:
+        """One page with a picture for each of up to `most` settings of the controls.
+
+        It needs neither kernel nor network. Where there are more settings, evenly spaced ones are
+        kept, and always the present one.
+        """
+        present = [control.value for control in self.controls]
+        options = thinned([settings(control) for control in self.controls], present, most)
+        frames = {}
+        try:
+            for key in product(*(range(len(values)) for values in options)):
+                for control, values, at in zip(self.controls, options, key, strict=True):
+                    control.value = values[at][1]
+                frames[key] = self.drawn
+        finally:
+            for control, value in zip(self.controls, present, strict=True):
+                control.value = value
+        start = [
+            [value for _, value in values].index(now)
+            for values, now in zip(options, present, strict=True)
+        ]
+        many = [at for at, values in enumerate(options) if len(values) > 1]
+        names = [self.controls[at].description or f"setting {at + 1}" for at in many]
+        texts = [[text for text, _ in options[at]] for at in many]
+        shown = {tuple(key[at] for at in many): drawn for key, drawn in frames.items()}
+        controls = list(zip(names, texts, strict=True))
+        page = frames_page(self.name, controls, shown, [start[at] for at in many])
+        Path(path).write_text(page, encoding="utf-8")
 
 
-class AttentionExplorer:
-    """What each patch and word attends to, over photograph and caption on one scale."""
+def settings(control: Any) -> Options:
+    """Every value that a control can take, with its text, the present one included."""
+    if isinstance(control, W.Checkbox | W.ToggleButton):
+        return [("no", False), ("yes", True)]
+    if isinstance(control, W.IntSlider | W.FloatSlider):
+        low, step, most = (float(x) for x in (control.min, control.step or 1, control.max))
+        values = {round(low + at * step, 6) for at in range(round((most - low) / step) + 1)}
+        return [(f"{value:g}", value) for value in sorted(values | {control.value})]
+    if isinstance(control, W.Dropdown | W.ToggleButtons):
+        options: Any = control.options
+        pairs = [(o, o) if isinstance(o, str) else tuple(o) for o in options]
+        return [(str(text), value) for text, value in pairs]
+    return [(str(control.value), control.value)]
+
+
+def thinned(options: Sequence[Options], present: Sequence[Any], most: int) -> list[Options]:
+    """Fewer of the longest, evenly spaced with the present one, until at most `most` in all."""
+    counts = [len(values) for values in options]
+    while prod(counts) > most:
+        counts[counts.index(max(counts))] -= 1
+    kept = []
+    for values, now, count in zip(options, present, counts, strict=True):
+        here = [value for _, value in values].index(now)
+        even = [round(at * (len(values) - 1) / max(1, count - 1)) for at in range(count)]
+        nearest = min(range(count), key=lambda at, e=even, h=here: abs(e[at] - h))
+        even[nearest] = here
+        kept.append([values[at] for at in sorted(set(even))])
+    return kept
+
+
+class Twin(Generic[State]):
+    """One state behind the plain controls and the browser's view; each follows the other."""
 
     def __init__(
         self,
-        backbone: Backbone,
-        picture: Picture,
-        image: Tensor,
-        text: Tensor,
-        words: Sequence[str],
-        query: int | None = None,
+        state: State,
+        limits: Limits,
+        controls: Sequence[Any],
+        read: Callable[[], Mapping[str, Any]],
+        write: Callable[[State], None],
+        changed: Callable[[], None],
     ) -> None:
-        """picture: uint8 (H, W, 3), square, for display. image: float (1, C, H, W), text: int64
-        (1, T), what the model sees. words: one per text token. query: the token shown first,
-        None = the first after <s>."""
-        with torch.no_grad(), capture(backbone.eval(), "blocks.*.attn:pattern") as seen:
-            backbone(image, text)
-        layers = [np.asarray(p[0]) for p in seen.values() if isinstance(p, Tensor)]
-        c = backbone.config
-        names = [(token_name(i, c.grid, words), i) for i in range(c.image_tokens + text.shape[1])]
-        heads = [("mean", -1), *((str(i + 1), i) for i in range(c.heads))]
-        first = c.image_tokens + 1 if query is None else query
-        self.token = W.Dropdown(options=names, value=first, description="token")
-        self.layer = W.IntSlider(value=c.depth, min=1, max=c.depth, description="layer")
-        self.head = W.Dropdown(options=heads, description="head")
+        """read: what the controls say, by field; write: sets them; changed: called after both."""
+        self.state: State = state
+        self.limits, self.read, self.write, self.changed = limits, read, write, changed
+        self.writing = False
+        self.live: Any = None
+        for control in controls:
+            control.observe(self._controls_moved, names="value")
 
-        def draw() -> Drawn:
-            pattern, token, head = layers[self.layer.value - 1], self.token.value, self.head.value
-            assert isinstance(token, int) and isinstance(head, int)
-            chosen = None if head < 0 else head
-            return attention_picture(picture, pattern, words, token, chosen, c.grid)
+    def _controls_moved(self, _: object) -> None:
+        if not self.writing:
+            self.tell(self.read())
+            if self.live is not None:
+                self.live.view = self.view()
 
-        self.shell = Shell("AttentionExplorer", [self.token, self.layer, self.head], draw)
+    def view(self) -> dict[str, Any]:
+        """The state as the browser takes it."""
+        return asdict(self.state)
 
-    def __repr__(self) -> str:
-        return self.shell.sentence()
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        return self.shell.bundle()
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Take a gesture; ValueError when it asks for what cannot be."""
+        self.state = moved(self.state, event, self.limits)
+        self.writing = True
+        try:
+            self.write(self.state)
+        finally:
+            self.writing = False
+        self.changed()
