@@ -17,7 +17,7 @@ from minibeit3.backbones import build_backbone
 from minibeit3.batches import generator_of, order, seed_of
 from minibeit3.checkpoint import save_pretrained
 from minibeit3.config import BEiT3Config
-from minibeit3.data.emoji import Emoji
+from minibeit3.data.emoji import Emoji, concepts, held_codes
 from minibeit3.data.folder import load_folder
 from minibeit3.data.glosses import PlainTexts
 from minibeit3.data.images import to_model
@@ -67,22 +67,25 @@ class Streams:
     pairs: Sequence[Dataset[Sample]] = field(default_factory=list)
 
 
-class Unseen(Dataset[Sample]):
+class KnownEmoji(Dataset[Sample]):
     """Training emoji without the concepts and compositions that the tests hold out."""
 
     def __init__(self, size: int) -> None:
         self.emoji = Emoji(split="train", size=size, background="random")
-        held: set[str] = set()
-        for holdout in ("concept", "composition"):
-            held |= {c.code for _, c in Emoji(split="test", holdout=holdout, size=size).items}
         kept = enumerate(self.emoji.items)
-        self.rows = [row for row, (_, concept) in kept if concept.code not in held]
+        self.rows = [row for row, (_, concept) in kept if concept.code not in held_codes()]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
         return self.emoji[self.rows[index]]
+
+
+def known_texts() -> PlainTexts:
+    """Training glosses and examples without the definitions of held-out emoji."""
+    held = {concept.gloss for concept in concepts() if concept.code in held_codes()}
+    return PlainTexts("train", without=held)
 
 
 def open_data(names: Sequence[str], size: int) -> Streams:
@@ -98,13 +101,14 @@ def open_data(names: Sequence[str], size: int) -> Streams:
         name, _, weight = name.partition(":")
         match name:
             case "emoji":
-                data, into = Unseen(size), images
+                data, into = KnownEmoji(size), images
             case "scenes":
                 data, into = SceneCaptions("train", SCENES, size), images
             case "emoji-scenes":
-                data, into = SceneCaptions("train", SCENES, size, world="emoji"), images
+                data = SceneCaptions("train", SCENES, size, world="emoji", holdout="any")
+                into = images
             case "glosses":
-                data, into = PlainTexts("train"), texts
+                data, into = known_texts(), texts
             case _ if Path(name).is_dir():
                 data, into = load_folder(name), images
             case _:

@@ -29,12 +29,11 @@ from minibeit3.backbones import build_backbone, preset
 from minibeit3.batches import order
 from minibeit3.checkpoint import from_pretrained
 from minibeit3.data.emoji import Emoji
-from minibeit3.data.emoji_scenes import emoji_world
 from minibeit3.data.glosses import PlainTexts
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_captions import SceneCaptions
 from minibeit3.objective import MaskedDataModel
-from minibeit3.pretrain import Unseen
+from minibeit3.pretrain import KnownEmoji
 from minibeit3.probes_codes import TEXTS, Codes, code_baselines, masked_codes
 from minibeit3.probes_score import Score
 from minibeit3.probes_text import masked_text, text_baselines
@@ -139,18 +138,13 @@ def half(n: int) -> int:
 
 def emoji_splits(n: int, size: int, seed: int) -> Samples:
     """Emoji of training, and of the three holdouts, on coloured grounds as in training."""
-    in_scenes, trained = set(emoji_world().kinds), Unseen(size)
+    trained = KnownEmoji(size)
 
     def held(split: str, holdout: str) -> list[Sample]:
-        return alone(Emoji(split=split, holdout=holdout, size=size, background="random"))
-
-    def alone(data: Emoji, among: Iterable[int] | None = None) -> list[Sample]:
-        among = range(len(data)) if among is None else among
-        rows = [i for i in among if data.items[i][1].name not in in_scenes]
-        return [data[rows[i]] for i in order(len(rows), seed, 0)[:n]]
+        return take(Emoji(split=split, holdout=holdout, size=size, background="random"), n, seed)
 
     return {
-        "emoji/trained": alone(trained.emoji, trained.rows),
+        "emoji/trained": take(trained, n, seed),
         "emoji/style": held("test", "style"),
         "emoji/concept": held("test", "concept"),
         "emoji/composition": held("test", "composition"),

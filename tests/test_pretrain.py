@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from minibeit3 import PRESETS, from_pretrained
-from minibeit3.data.emoji import Emoji
+from minibeit3.data.emoji import Emoji, concepts, held_codes
+from minibeit3.data.glosses import PlainTexts
 from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.data.scene_splits import shows_held_pair
 from minibeit3.objective import MaskedDataModel
-from minibeit3.pretrain import Hiding, PretrainingBatches, Streams, Unseen, open_data, pretrain
+from minibeit3.pretrain import Hiding, KnownEmoji, PretrainingBatches, Streams, open_data, pretrain
 from minibeit3.text_tokenizer import TextTokenizer
 from minibeit3.train import TrainConfig
 
@@ -74,12 +76,26 @@ def test_the_knobs_of_the_study_leave_images_of_pairs_whole() -> None:
 
 
 def test_held_out_concepts_and_compositions_are_never_seen() -> None:
-    unseen = Unseen(64)
+    unseen = KnownEmoji(64)
     seen = {unseen.emoji.items[row][1].code for row in unseen.rows}
     for holdout in ("concept", "composition"):
         held = {concept.code for _, concept in Emoji(split="test", holdout=holdout).items}
         assert held and not held & seen
     assert not any(style == "openmoji" for style, _ in unseen.emoji.items)
+
+
+def test_emoji_scenes_and_texts_of_pretraining_show_nothing_held_out() -> None:
+    data = open_data(["emoji-scenes", "glosses"], 64)
+    scenes, texts = data.pairs[0], data.texts[0]
+    assert isinstance(scenes, SceneCaptions) and isinstance(texts, PlainTexts)
+    held = {concept.name for concept in concepts() if concept.code in held_codes()}
+    glosses = {concept.gloss for concept in concepts() if concept.code in held_codes()} - {None}
+    assert held & set(scenes.world.kinds) and glosses & {t for _, t in PlainTexts().items}
+    for i in range(300):
+        scene, _, _ = scenes.scene(i)
+        assert scene.style != "openmoji" and not shows_held_pair(scene)
+        assert not held & {thing.kind for thing in scene.things}
+    assert not glosses & {text for _, text in texts.items}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from PIL import Image
 from minibeit3.data.emoji import STYLES, concepts, emoji_atlas
 from minibeit3.data.emoji_scenes import emoji_world, plural_of
 from minibeit3.data.scene_captions import SceneCaptions
-from minibeit3.data.scene_splits import held_pair
+from minibeit3.data.scene_splits import held_nouns, held_pair
 from minibeit3.data.scene_text import Phrase, caption_distribution, is_true, read_phrase
 from minibeit3.data.scene_vqa import SceneVQA
 from minibeit3.data.scenes import Scene, Thing, boxes, draw, fits, instances, regions
@@ -101,3 +101,13 @@ def test_held_out_style_and_noun_pairs_stay_out_of_training() -> None:
             question = asked.pose(i)[0]
             if question.type == "relation":
                 assert held_pair(question.a.kind, question.b.kind) is style_held
+
+
+def test_all_that_is_held_out_at_once_shows_new_nouns_by_the_new_vendor() -> None:
+    new = held_nouns() & set(emoji_world().kinds)
+    for split in ("train", "control", "test"):
+        data = SceneCaptions(split, 60, world="emoji", holdout="any")
+        for scene, *_ in map(data.scene, range(60)):
+            held = split == "test"
+            assert (scene.style == "openmoji") == held
+            assert bool(new & {thing.kind for thing in scene.things}) == held

@@ -193,6 +193,12 @@ class Emoji(Dataset[Sample]):
 
 
 @cache
+def held_codes() -> frozenset[str]:
+    """Codes that a test of new concepts or of new compositions shows: pretraining leaves them."""
+    return _chosen("concept", "test") | _chosen("composition", "test")
+
+
+@cache
 def _chosen(holdout: str, split: str) -> frozenset[str]:
     """Codes of one split."""
     everything = frozenset(concept.code for concept in concepts())

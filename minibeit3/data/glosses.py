@@ -7,6 +7,7 @@ words never stand on both sides, and nothing depends on the order of the file.
 
 import hashlib
 import lzma
+from collections.abc import Container
 from functools import cache
 from typing import NamedTuple
 
@@ -101,19 +102,23 @@ class Glosses(Dataset[Sample]):
 class PlainTexts(Dataset[Sample]):
     """The unlabelled stream: every definition, and with `examples` every example sentence.
 
-    The train split holds no text of the val and test splits of `Glosses`.
+    The train split holds no text of the val and test splits of `Glosses`. without: texts to leave
+    out, as the glosses of held-out emoji.
     Sample: key "wordnet/<row>" or "wordnet/<row>/<example>"; texts of length one; no label.
     Raises ValueError for an unknown split.
     """
 
-    def __init__(self, split: str = "train", examples: bool = True) -> None:
+    def __init__(
+        self, split: str = "train", examples: bool = True, without: Container[str] = ()
+    ) -> None:
         _check_split(split)
         self.items: list[tuple[str, str]] = []
         for row, synset in enumerate(synsets()):
             texts = {f"wordnet/{row}": synset.gloss}
             if examples:
                 texts |= {f"wordnet/{row}/{i}": text for i, text in enumerate(synset.sentences())}
-            self.items += [(key, text) for key, text in texts.items() if split_of(text) == split]
+            chosen = (item for item in texts.items() if split_of(item[1]) == split)
+            self.items += [item for item in chosen if item[1] not in without]
 
     def __len__(self) -> int:
         return len(self.items)

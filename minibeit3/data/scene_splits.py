@@ -7,11 +7,12 @@ and only the composition differs (idea of CLEVR-CoGenT, arXiv 1612.06890).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b
 from itertools import combinations, permutations
 from random import Random
 
+from minibeit3.data.emoji import concepts, held_codes
 from minibeit3.data.scene_text import related
 from minibeit3.data.scenes import Scene, Thing, World, any_thing, furnish, pick
 
@@ -24,9 +25,10 @@ HOLDOUTS = {
     "hop": "two-hop questions",
     "style": "emoji of the OpenMoji vendor",
     "pair": "one in ten pairs of emoji nouns in the same scene",
+    "any": "all that an emoji test holds out: the vendor OpenMoji, nouns, pairs of nouns",
 }
 SHAPES_ONLY = ("combo", "relation", "count", "size", "hop")
-EMOJI_ONLY = ("style", "pair")
+EMOJI_ONLY = ("style", "pair", "any")
 HELD_PAIRS = (("star", "cross"), ("circle", "triangle"), ("ring", "square"))  # first left of second
 
 
@@ -35,12 +37,13 @@ class Rule:
     """What the scenes of a split may show.
 
     thing: may a thing like this appear? scene: is a finished scene allowed?
-    counts: fewest and most things. must: groups of kinds, of which a random scene starts with one,
+    counts: fewest and most things. kinds: what a random scene draws its few kinds from. must: groups of kinds, of which a random scene starts with one,
     so that rare scenes need no long search. held: True in the test split of a holdout.
     """
 
     counts: tuple[int, int]
     styles: tuple[str, ...]
+    kinds: tuple[str, ...]
     thing: Callable[[Thing], bool]
     scene: Callable[[Scene], bool]
     must: tuple[tuple[str, ...], ...] = ((),)
@@ -52,11 +55,17 @@ def rule_for(world: World, split: str, holdout: str | None = None) -> Rule:
     """The rule of a split; ValueError for unknown names or a holdout of the other world."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    free = Rule(counts=world.counts, styles=world.styles, thing=_anything, scene=_anything)
+    free = Rule(
+        counts=world.counts,
+        styles=world.styles,
+        kinds=world.kinds,
+        thing=_anything,
+        scene=_anything,
+    )
     if holdout is None:
         if split == "control":
             raise ValueError("split 'control' belongs to a holdout: pass holdout=, or use 'test'")
-        return Rule(counts=world.counts, styles=world.styles, thing=_anything, scene=_anything)
+        return free
     known = SHAPES_ONLY if world.name == "shapes" else EMOJI_ONLY
     if holdout not in known:
         raise ValueError(
@@ -87,6 +96,15 @@ def rule_for(world: World, split: str, holdout: str | None = None) -> Rule:
             return replace(rule, styles=styles)
         case "pair":
             return replace(rule, scene=partial(_equals, shows_held_pair, held))
+        case "any":
+            styles = tuple(style for style in world.styles if (style == "openmoji") == held)
+            new = held_nouns()
+            if held:
+                must = tuple((kind,) for kind in world.kinds if kind in new)
+                return replace(rule, styles=styles, must=must)
+            kinds = tuple(kind for kind in world.kinds if kind not in new)
+            thing, scene = partial(_known_kind, new=new), partial(_equals, shows_held_pair, False)
+            return replace(rule, styles=styles, kinds=kinds, thing=thing, scene=scene)
         case _:  # "hop" restricts the questions, not the scenes
             return rule
 
@@ -97,7 +115,7 @@ def random_scene(rng: Random, world: World, rule: Rule) -> Scene:
     count = few + int(rng.random() * (most - few + 1))
     must = pick(rng, rule.must)
     while True:
-        kinds = [pick(rng, world.kinds) for _ in range(world.variety)]
+        kinds = [pick(rng, rule.kinds) for _ in range(world.variety)]
         things = [allowed_thing(rng, world, rule, (kind,)) for kind in must]
         things += [allowed_thing(rng, world, rule, kinds) for _ in range(count - len(must))]
         scene = furnish(rng, world, things, rule.styles)
@@ -140,11 +158,21 @@ def shows_held_pair(scene: Scene) -> bool:
     return any(held_pair(a.kind, b.kind) for a, b in combinations(scene.things, 2))
 
 
+@cache
+def held_nouns() -> frozenset[str]:
+    """Names of the emoji that `Emoji` holds out as new concepts or new compositions."""
+    return frozenset(concept.name for concept in concepts() if concept.code in held_codes())
+
+
 def combo_allows(thing: Thing, early: frozenset[str], turned: bool) -> bool:
     """Triangles in the early colours and stars in the others; `turned` swaps the two."""
     if thing.kind == "triangle":
         return (thing.colour in early) != turned
     return thing.kind != "star" or (thing.colour in early) == turned
+
+
+def _known_kind(thing: Thing, new: frozenset[str]) -> bool:
+    return thing.kind not in new
 
 
 def _equals(shows: Callable[[Scene], bool], held: bool, scene: Scene) -> bool:
