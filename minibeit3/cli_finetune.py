@@ -163,7 +163,7 @@ def expected_of(job: "Job", report: dict[str, Any]) -> dict[str, "Band"]:
 
     study = study_of(job.recipe.name)
     kind = report | {"start": "pretrained" if report["start"] else "scratch"}
-    return bands(study["runs"], variant_of(kind)) if study else {}
+    return bands(study.get("runs", []), variant_of(kind)) if study else {}
 
 
 def judged(job: "Job", report: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from minibeit3.convert import load_released
 from minibeit3.optimiser import parameter_groups
 from minibeit3.precision import pick_device
 from minibeit3.recipe import Blind, Figures, Recipe, Setup, Split
-from minibeit3.recipes import open_recipe
+from minibeit3.recipes import IMAGE_SIZES, open_recipe
 from minibeit3.runlog import Record
 from minibeit3.storage import CheckpointError, read_json, write_file
 from minibeit3.text_tokenizer import MODEL_FILE, TextTokenizer
@@ -71,15 +71,17 @@ def prepare(
     split: Split = "test",
     data: Path | str | None = None,
     seed: int = 0,
+    image_size: int | None = None,
 ) -> Job:
     """Open a recipe's data and put its head on a backbone; nothing is written.
 
     name: one of `recipes.RECIPES`. start: folder of a saved model, or a released .pth, of which the
     backbone is taken; None = a fresh backbone of the preset `size` (the control "from scratch").
     tokenizer: None = the one beside the model, else the lab's. labels, blind, holdout, split, data,
-    seed: see `Setup`; the seed also draws the head. ValueError for whatever does not fit.
+    seed: see `Setup`; the seed also draws the head. image_size: pixels; None = the recipe's, or the
+    model's own. ValueError for whatever does not fit.
     """
-    backbone, words = open_backbone(start, size, seed)
+    backbone, words = open_backbone(start, size, seed, image_size or IMAGE_SIZES.get(name))
     words = tokenizer or words or TextTokenizer.lab()
     check_tokenizer(words, backbone.config)
     setup = Setup(
@@ -93,7 +95,7 @@ def prepare(
         seed=seed,
     )
     recipe = open_recipe(name, setup)
-    backbone = with_drop_path(backbone, recipe.drop_path)
+    backbone = fitted(backbone, recipe.drop_path, recipe.final_norm)
     notes = {"recipe": name, "start": str(start) if start else None, "size": size}
     return Job(
         recipe=recipe,
@@ -123,7 +125,7 @@ def finetune(
         return recipe.loss(model, batch), {}
 
     source = recipe.source(recipe.samples, plan.part_size, plan.seed, recipe.collate)
-    groups = groups_of(job.model, plan, recipe.head_lr)
+    groups = groups_of(job.model, plan, recipe.head_lr, recipe.undecayed(job.model))
     records = train(
         job.model,
         step,
@@ -190,32 +192,42 @@ def saved_folder(folder: Path | str) -> Path:
 
 
 def open_backbone(
-    start: Path | str | None, size: str, seed: int
+    start: Path | str | None, size: str, seed: int, image_size: int | None = None
 ) -> tuple[Backbone, TextTokenizer | None]:
-    """The backbone of a saved or released model with its tokenizer, or a fresh one without."""
+    """The backbone of a saved or released model with its tokenizer, or a fresh one without.
+
+    image_size: pixels, to interpolate the image positions to; None = as it is.
+    """
     if start is None:
-        return build_backbone(preset(size), generator_of(seed)), None
+        config = preset(size)
+        config = replace(config, image_size=image_size or config.image_size)
+        return build_backbone(config, generator_of(seed)), None
     start = Path(start)
     if start.is_file():
-        return backbone_of(load_released(start)), None
+        return backbone_of(load_released(start, image_size=image_size)), None
     folder = start if (start / "config.json").is_file() else start / "model"
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{start} holds no saved model: name a run's folder or a .pth file")
     words = TextTokenizer.from_pretrained(folder) if (folder / MODEL_FILE).exists() else None
-    return backbone_of(from_pretrained(folder)), words
+    return backbone_of(from_pretrained(folder, image_size=image_size)), words
 
 
-def with_drop_path(backbone: Backbone, rate: float) -> Backbone:
-    """The same weights with another rate of stochastic depth."""
+def fitted(backbone: Backbone, drop_path: float, final_norm: bool) -> Backbone:
+    """The same weights with another rate of stochastic depth, and maybe without the last norm."""
+    norm = final_norm and backbone.config.final_norm
     with torch.device("meta"):
-        other = build_backbone(replace(backbone.config, drop_path=rate))
-    other.load_state_dict(backbone.state_dict(), assign=True)
+        other = build_backbone(replace(backbone.config, drop_path=drop_path, final_norm=norm))
+    kept = other.state_dict().keys()
+    weights = {name: value for name, value in backbone.state_dict().items() if name in kept}
+    other.load_state_dict(weights, assign=True)
     return other.requires_grad_()
 
 
-def groups_of(model: nn.Module, plan: TrainConfig, head_lr: float) -> list[dict[str, Any]]:
+def groups_of(
+    model: nn.Module, plan: TrainConfig, head_lr: float, undecayed: set[str] | None = None
+) -> list[dict[str, Any]]:
     """Parameter groups of the plan; `head.*` learns `head_lr` times as fast (released code)."""
-    groups = parameter_groups(model, plan.weight_decay, plan.layer_decay)
+    groups = parameter_groups(model, plan.weight_decay, plan.layer_decay, undecayed)
     if head_lr == 1:
         return groups
     head = {id(p) for name, p in model.named_parameters() if name.startswith("head")}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minibeit3.backbones import Backbone
 from minibeit3.batches import Batches, Source, order, to_device
@@ -17,6 +17,7 @@ from minibeit3.config import BEiT3Config
 from minibeit3.data.images import to_model
 from minibeit3.data.records import Records
 from minibeit3.data.sample import Sample
+from minibeit3.optimiser import no_weight_decay
 from minibeit3.text_tokenizer import TextTokenizer
 from minibeit3.train import TrainConfig
 
@@ -64,10 +65,13 @@ class Setup:
             return to_model(torch.stack(found), size)
         return torch.stack([to_model(image, size) for image in found])
 
-    def words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids int64 (B, T) and real bool (B, T), True = a token; only <s> and </s> when blind."""
+    def words(self, texts: Sequence[str], longest: int = TEXT_LENGTH) -> tuple[Tensor, Tensor]:
+        """ids int64 (B, T) and real bool (B, T), True = a token; only <s> and </s> when blind.
+
+        longest: tokens after which a text is cut.
+        """
         seen = ["" for _ in texts] if self.blind == "text" else texts
-        return self.tokenizer.batch(seen, min(TEXT_LENGTH, self.config.max_text_length))
+        return self.tokenizer.batch(seen, min(longest, self.config.max_text_length))
 
     def choose(self, samples: Any) -> Samples:
         """`labels` of the samples, drawn by the seed. ValueError when there are not as many."""
@@ -111,6 +115,8 @@ class Recipe:
     in evaluation mode. references(limit): what needs no model: chance, majority, simple rules; the
     same names after a prefix ("majority/accuracy"). plan: the default of the training.
     drop_path: stochastic depth. head_lr: factor on the learning rate of parameters `head.*`.
+    undecayed(model): names of parameters without weight decay. final_norm: False = the backbone
+    goes without its last norm (released ImageNet and VQA models).
     labels: names of the classes or answers in the head's order. goals: figure -> aim.
     controls: the values of `Setup` that the recipe knows, by field ("blind", "holdout", "split").
     source: what makes batches of samples. export(model, path): write predictions in the format that
@@ -129,6 +135,8 @@ class Recipe:
     plan: TrainConfig
     drop_path: float = 0.1
     head_lr: float = 1.0
+    undecayed: Callable[[nn.Module], set[str]] = no_weight_decay
+    final_norm: bool = True
     labels: tuple[str, ...] = ()
     goals: Mapping[str, float] = field(default_factory=dict)
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

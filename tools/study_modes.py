@@ -133,7 +133,8 @@ def one_run(recipe: str, key: Key, given: argparse.Namespace) -> dict[str, Any]:
         check=False,
     )
     if process.returncode:
-        raise RuntimeError(process.stderr.strip()[-500:] or f"exit code {process.returncode}")
+        told = process.stderr.strip().splitlines() or ["nothing"]
+        raise RuntimeError(f"exit code {process.returncode}: {told[-1][-500:]}")
     for checkpoint in folder.glob("step-*.pt"):
         checkpoint.unlink()  # the finished model is in folder/model
     report = json.loads((folder / "evaluation.json").read_text())

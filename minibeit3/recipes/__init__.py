@@ -6,6 +6,13 @@ from importlib import import_module
 from minibeit3.recipe import Recipe, Setup
 
 RECIPES: Mapping[str, str] = {
+    "emoji-classes": "vision:emoji_classes",
+    "fashion-mnist": "vision:fashion_mnist",
+    "emoji-segmentation": "vision:emoji_segmentation",
+    "scenes-detection": "detection:scenes_detection",
+    "emoji-detection": "detection:emoji_detection",
+    "glosses": "language:glosses",
+    "lemma-tagging": "language:lemma_tagging",
     "scenes-vqa": "fusion:scenes_vqa",
     "emoji-vqa": "fusion:emoji_vqa",
     "easy-vqa": "fusion:easy_vqa",
@@ -16,8 +23,24 @@ RECIPES: Mapping[str, str] = {
     "scenes-retrieval": "dual:scenes_retrieval",
     "scenes-captions": "seq2seq:scenes_captions",
     "emoji-captions": "seq2seq:emoji_captions",
+    "coco-captions": "released:coco_captions",
+    "vqav2": "released:vqav2",
+    "nlvr2": "released:nlvr2",
+    "flickr30k-retrieval": "released:flickr30k_retrieval",
+    "imagenet": "released:imagenet",
+    "ade20k": "released:ade20k",
 }
 """Name -> file in this folder and function, Setup -> Recipe."""
+
+IMAGE_SIZES: Mapping[str, int] = {
+    "coco-captions": 480,
+    "vqav2": 480,
+    "nlvr2": 224,
+    "flickr30k-retrieval": 384,
+    "imagenet": 224,
+    "ade20k": 512,
+}
+"""Pixels of the released recipes; the other recipes take the model as it is."""
 
 
 def open_recipe(name: str, setup: Setup) -> Recipe:

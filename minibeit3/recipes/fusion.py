@@ -133,10 +133,8 @@ def scenes_nlvr2(setup: Setup) -> Recipe:
 
     def evaluate(model: VisualReasoner, limit: int) -> Figures:
         samples = first(SceneStatements(setup.split, limit, size), limit)
-        hits = []
-        for _, batch in in_batches(model, samples, lambda part: statements_batch(part, setup)):
-            told = model(batch.image_a, batch.image_b, batch.text, batch.real).argmax(dim=1)
-            hits += (told == batch.truths).tolist()
+        told = truths_of(model, samples, setup)
+        hits = [guess == sample.label for guess, sample in zip(told, samples, strict=True)]
         return by_kind("accuracy", hits, [str(sample.info["type"]) for sample in samples])
 
     def references(limit: int) -> Figures:
@@ -176,6 +174,14 @@ def statements_batch(samples: Sequence[Sample], setup: Setup) -> Statements:
     right = setup.pixels([sample.image_b for sample in samples])
     text, real = setup.words([sample.texts[0] for sample in samples])
     return Statements(left, right, text, real, tensor(truths))
+
+
+def truths_of(model: VisualReasoner, samples: Sequence[Sample], setup: Setup) -> list[int]:
+    """1 for each statement that the model holds for true, else 0."""
+    told: list[int] = []
+    for _, b in in_batches(model, samples, lambda part: statements_batch(part, setup)):
+        told += model(b.image_a, b.image_b, b.text, b.real).argmax(dim=1).tolist()
+    return told
 
 
 def questions_batch(samples: Sequence[Sample], setup: Setup, answers: Sequence[str]) -> Questions:
