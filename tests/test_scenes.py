@@ -203,3 +203,11 @@ COLOUR_RGB = {
     "cyan": (25, 185, 205),
     "gray": (120, 120, 120),
 }
+
+
+@pytest.mark.parametrize("world", ["shapes", "emoji"])
+def test_small_pictures_hold_every_thing_even_at_their_edge(world: str) -> None:
+    for sample in map(SceneCaptions("train", 300, 32, world).__getitem__, range(300)):
+        assert sample.image is not None and sample.boxes is not None
+        assert sample.image.shape == (3, 32, 32)
+        assert (sample.boxes >= 0).all() and (sample.boxes <= 32).all()

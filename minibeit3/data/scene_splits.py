@@ -37,8 +37,9 @@ class Rule:
     """What the scenes of a split may show.
 
     thing: may a thing like this appear? scene: is a finished scene allowed?
-    counts: fewest and most things. kinds: what a random scene draws its few kinds from. must: groups of kinds, of which a random scene starts with one,
-    so that rare scenes need no long search. held: True in the test split of a holdout.
+    counts: fewest and most things. kinds: what a random scene draws its few kinds from.
+    must: groups of kinds, of which a random scene starts with one, so that rare scenes need no
+    long search. held: True in the test split of a holdout.
     """
 
     counts: tuple[int, int]

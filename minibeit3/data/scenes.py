@@ -227,7 +227,16 @@ def _paint(scene: Scene, size: int, values: list[int]) -> np.ndarray:
 
 def _stamps(scene: Scene, size: int) -> list[Stamp]:
     stamp = world_named(scene.world).stamp
-    return [stamp(scene, thing, size) for thing in scene.things]
+    return [_cropped(stamp(scene, thing, size), size) for thing in scene.things]
+
+
+def _cropped(stamp: Stamp, size: int) -> Stamp:
+    """Without the rows and columns past the edge: in small pictures the soft rim can reach it."""
+    top, left, alpha, rgb = stamp
+    rows = slice(max(0, -top), size - top)
+    columns = slice(max(0, -left), size - left)
+    rgb = rgb[rows, columns] if rgb.ndim == 3 else rgb
+    return Stamp(max(0, top), max(0, left), alpha[rows, columns], rgb)
 
 
 # ---- the shapes world
