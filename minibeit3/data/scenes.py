@@ -202,7 +202,7 @@ def boxes(scene: Scene, size: int = 64) -> np.ndarray:
     """Tight boxes of the things in scene order, float32 (n, 4): x0 y0 x1 y1, ends exclusive."""
     found = []
     for top, left, alpha, _ in _stamps(scene, size):
-        rows, columns = np.nonzero((alpha > 0.5).any(1))[0], np.nonzero((alpha > 0.5).any(0))[0]
+        rows, columns = (np.nonzero(_solid(alpha).any(axis))[0] for axis in (1, 0))
         found.append((left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1))
     return np.array(found, np.float32).reshape(-1, 4)
 
@@ -221,8 +221,13 @@ def instances(scene: Scene, size: int = 64) -> np.ndarray:
 def _paint(scene: Scene, size: int, values: list[int]) -> np.ndarray:
     canvas = np.zeros((size, size), np.int64)
     for value, (top, left, alpha, _) in zip(values, _stamps(scene, size), strict=True):
-        canvas[top : top + alpha.shape[0], left : left + alpha.shape[1]][alpha > 0.5] = value
+        canvas[top : top + alpha.shape[0], left : left + alpha.shape[1]][_solid(alpha)] = value
     return canvas
+
+
+def _solid(alpha: np.ndarray) -> np.ndarray:
+    """True where a thing covers more than half a pixel, or half its best where none is so full."""
+    return alpha > (0.5 if alpha.max() > 0.5 else alpha.max() / 2)
 
 
 def _stamps(scene: Scene, size: int) -> list[Stamp]:
