@@ -1,5 +1,6 @@
 """CodebookExplorer: a picture as a sentence of codes, and what each word of it looks like."""
 
+from os import PathLike
 from typing import Any
 
 import ipywidgets as W
@@ -54,6 +55,10 @@ class CodebookExplorer:
 
     def __repr__(self) -> str:
         return self.shell.sentence()
+
+    def export_html(self, path: str | PathLike[str], most: int = 150) -> None:
+        """One page for readers without a kernel (see `Shell.export_html`)."""
+        self.shell.export_html(path, most)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return self.shell.bundle()

@@ -1,6 +1,7 @@
 """RoutingExplorer: which token meets which expert, and what changes when one goes astray."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import ipywidgets as W
@@ -60,6 +61,10 @@ class RoutingExplorer:
 
     def __repr__(self) -> str:
         return self.shell.sentence()
+
+    def export_html(self, path: str | PathLike[str], most: int = 150) -> None:
+        """One page for readers without a kernel (see `Shell.export_html`)."""
+        self.shell.export_html(path, most)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return self.shell.bundle()

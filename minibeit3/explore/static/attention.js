@@ -299,7 +299,10 @@ function render({ model, el }) {
     draw();
     ask(view);
   }
-  const pin = (token) => change({ query: token });
+  function pin(token) { // what the keyboard asks counts more than where the pointer rests
+    hovered = null;
+    change({ query: token });
+  }
 
   const numbers = [...Array(heads).keys()].map((head) => [head, `head ${head + 1}`]);
   const regions = spec.regions.map((region, index) => [index, region.name]);
