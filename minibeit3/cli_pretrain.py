@@ -29,6 +29,7 @@ def pretrain(
     whole_images: Annotated[
         bool, typer.Option(help="Leave the images of pairs unmasked (not the paper's).")
     ] = False,
+    muon: Annotated[bool, typer.Option(help="Step by Muon (the paper: by AdamW).")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, data order and masks.")] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
@@ -67,6 +68,7 @@ def pretrain(
         folder,
         hiding=Hiding(pair_images=not whole_images),
         image_weight=image_weight,
+        muon=muon,
         device=device,
         on_log=progress(steps),
     )

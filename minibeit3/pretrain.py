@@ -33,6 +33,7 @@ from minibeit3.masking import (
     mask_text,
     replace_bert,
 )
+from minibeit3.muon import muon_groups
 from minibeit3.objective import MaskedBatch, MaskedDataModel, masked_data_loss
 from minibeit3.runlog import Record
 from minibeit3.text_tokenizer import TextTokenizer
@@ -211,6 +212,7 @@ def pretrain(
     hiding: Hiding | None = None,
     image_weight: float = 1.0,
     text_length: int = 32,
+    muon: bool = False,
     until: int | None = None,
     device: str = "auto",
     on_log: Callable[[Record], None] | None = None,
@@ -219,7 +221,8 @@ def pretrain(
 
     data: streams, or names for `open_data`. codes: the visual tokenizer, `VQKD.tokens`.
     plan: batch_size is images + pairs + texts, a multiple of three. tokenizer: None = the lab's.
-    hiding: None = the paper's. The finished model is saved to `folder`/model.
+    hiding: None = the paper's. muon: see `muon`; False = AdamW, the paper's. The finished model is
+    saved to `folder`/model.
     """
     if plan.part_size % 3:
         raise ValueError(f"batch_size {plan.part_size} is no multiple of three: thirds are equal")
@@ -241,6 +244,9 @@ def pretrain(
         plan.seed,
     )
     step = masked_step(codes, image_weight)
-    records = train(model, step, source, plan, folder, until=until, device=device, on_log=on_log)
+    groups = muon_groups(model, plan.weight_decay, plan.layer_decay) if muon else None
+    records = train(
+        model, step, source, plan, folder, until=until, device=device, groups=groups, on_log=on_log
+    )
     save_pretrained(model, Path(folder) / "model", tokenizer)
     return model, records

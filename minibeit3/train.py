@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from minibeit3 import runfolder
 from minibeit3.batches import Source, generator_of, read, seed_of, to_device
+from minibeit3.muon import Muon
 from minibeit3.optimiser import learning_rate, parameter_groups
 from minibeit3.precision import DType, autocast, pick_device, pick_dtype
 from minibeit3.runlog import Record, RunLog, read_metrics
@@ -104,7 +105,7 @@ def train(
     their losses are averaged, which equals the loss of one big batch if each is a mean over
     equally many targets. folder: checkpoints and metrics.jsonl. resume: "auto" continues what the
     folder holds, "never" refuses a used folder. until: stop and save after this many updates.
-    groups: parameter groups of `optimiser.parameter_groups`, None = those of the config.
+    groups: of `optimiser.parameter_groups` or `muon.muon_groups`, None = the config's for AdamW.
     on_log: gets every record before it is written; may evaluate and add scalars.
 
     FloatingPointError: loss or gradient is not finite (names step, samples and last checkpoint;
@@ -118,7 +119,8 @@ def train(
     if groups is None:
         groups = parameter_groups(model, config.weight_decay, config.layer_decay)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+    kind = Muon if "muon" in groups[0] else torch.optim.AdamW
+    optimiser = kind(groups, betas=config.betas, eps=config.eps, fused=True)
     compiled = config.compile is True or (config.compile == "auto" and where.type == "cuda")
     runner: Any = torch.compile(model) if compiled else model
     stop = config.steps if until is None else min(until, config.steps)
