@@ -10,7 +10,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,16 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from minibeit3 import runfolder
+from minibeit3 import runfolder, sharded
 from minibeit3.batches import Source, generator_of, read, seed_of, to_device
+from minibeit3.distributed import Metrics, Step, Team, whole
 from minibeit3.muon import Muon
 from minibeit3.optimiser import learning_rate, parameter_groups
 from minibeit3.precision import DType, autocast, pick_device, pick_dtype
 from minibeit3.runlog import Record, RunLog, read_metrics
 
-Metrics = Mapping[str, float | Tensor]
-Step = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, Metrics]]
-
+ALONE = Team()
 FREE = ("workers", "save_every", "log_every")  # may change when a run is resumed
 
 
@@ -96,6 +95,7 @@ def train(
     device: str = "auto",
     groups: list[dict[str, Any]] | None = None,
     on_log: Callable[[Record], None] | None = None,
+    team: Team = ALONE,
 ) -> list[Record]:
     """Train `model` in place, in evaluation mode afterwards; returns the records of the whole run.
 
@@ -106,7 +106,9 @@ def train(
     equally many targets. folder: checkpoints and metrics.jsonl. resume: "auto" continues what the
     folder holds, "never" refuses a used folder. until: stop and save after this many updates.
     groups: of `optimiser.parameter_groups` or `muon.muon_groups`, None = the config's for AdamW.
-    on_log: gets every record before it is written; may evaluate and add scalars.
+    on_log: gets every record before it is written; may evaluate and add scalars (with several
+    processes in the first one only). team: see `distributed`. A record's cpu_seconds are those of
+    this process, of its earlier lives too, without the data's workers.
 
     FloatingPointError: loss or gradient is not finite (names step, samples and last checkpoint;
     parameters stay as they were, gradients are left to look at). BlockingIOError: another run uses
@@ -116,30 +118,37 @@ def train(
     folder, where = Path(folder), pick_device(device)
     dtype = pick_dtype(config.dtype, where)
     model.to(where)
+    compiled = config.compile is True or (config.compile == "auto" and where.type == "cuda")
+    runner, step = team.spread(model, step, where, dtype, compiled)
     if groups is None:
         groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    elif team.kind == "fsdp":
+        raise ValueError("fsdp replaces the parameters: leave `groups` to the config, or use ddp")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     kind = Muon if "muon" in groups[0] else torch.optim.AdamW
     optimiser = kind(groups, betas=config.betas, eps=config.eps, fused=True)
-    compiled = config.compile is True or (config.compile == "auto" and where.type == "cuda")
-    runner: Any = torch.compile(model) if compiled else model
     stop = config.steps if until is None else min(until, config.steps)
     parts = config.accumulate
 
-    with runfolder.locked(folder), borrowed_randomness(where):
-        start = restore(model, optimiser, config, folder, resume)
-        batches = read(source, range(start * parts, stop * parts), config.workers)
-        began = time.monotonic()
+    lock = runfolder.locked(folder) if team.first else nullcontext()
+    with lock, borrowed_randomness(where):
+        start = restore(model, optimiser, config, folder, resume, team)
+        own = team.share(range(start * parts, stop * parts))
+        batches = read(source, own, config.workers)
+        began, spent = time.monotonic(), cpu_seconds(folder, start) - time.process_time()
         optimiser.zero_grad()
-        with RunLog(folder, start) as log, closing(batches):
+        with RunLog(folder, start) if team.first else nullcontext() as log, closing(batches):
             for done in range(start, stop):
                 rate = learning_rate(done, config.steps, config.warmup, config.lr, config.min_lr)
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
                 runner.train()
-                numbers = range(done * parts, (done + 1) * parts)
-                loss, metrics = backward(runner, step, batches, numbers, config.seed, where, dtype)
-                norm = get_total_norm([p.grad for p in trained.values() if p.grad is not None])
+                numbers = team.share(range(done * parts, (done + 1) * parts))
+                loss, metrics = backward(
+                    runner, step, batches, numbers, config.seed, where, dtype, team
+                )
+                grads = [p.grad for p in trained.values() if p.grad is not None]
+                norm = whole(get_total_norm(grads))
                 if not math.isfinite(loss + norm.item()):
                     raise not_finite(done + 1, loss, norm, numbers, source, trained, folder)
                 if config.clip is not None:
@@ -150,20 +159,23 @@ def train(
 
                 if now % config.log_every == 0 or now in (1, config.steps):
                     each = (time.monotonic() - began) / (now - start)
-                    record = averages(metrics) | {
+                    record = averages(metrics, team) | {
                         "step": now,
                         "loss": loss,
                         "lr": rate,
                         "grad_norm": norm.item(),
                         "samples_per_second": config.batch_size / each,
                         "seconds_left": (config.steps - now) * each,
+                        "cpu_seconds": spent + time.process_time(),
                     }
-                    if on_log is not None:
+                    if on_log is not None and team.first:
                         on_log(record)
-                    log.write(record)
+                    if log:
+                        log.write(record)
                 if config.save_every and (now % config.save_every == 0 or now == stop):
-                    log.settle()
-                    keep(model, optimiser, config, folder, now)
+                    if log:
+                        log.settle()
+                    keep(model, optimiser, config, folder, now, team)
     model.eval()
     return read_metrics(folder)
 
@@ -176,26 +188,35 @@ def backward(
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
+    team: Team = ALONE,
 ) -> tuple[float, list[Metrics]]:
     """Add the gradients of the mean loss over the batches `numbers`; that loss, their metrics."""
     losses, metrics = [], []
     for number in numbers:
         batch = to_device(next(batches), device)
         seed_everything(seed_of(seed, number))
-        with autocast(device, dtype):
-            loss, scalars = step(model, batch, generator_of(seed, number, 2))
-        (loss / len(numbers)).backward()
+        with team.syncing(model, number == numbers[-1]):
+            with autocast(device, dtype):
+                loss, scalars = step(model, batch, generator_of(seed, number, 2))
+            (loss / len(numbers)).backward()
         losses.append(loss.detach())
         metrics.append(scalars)
-    return torch.stack(losses).mean().item(), metrics
+    return team.mean(torch.stack(losses).mean()).item(), metrics
 
 
-def averages(metrics: list[Metrics]) -> Record:
-    """Mean of each scalar over the parts of a batch."""
+def averages(metrics: list[Metrics], team: Team = ALONE) -> Record:
+    """Mean of each scalar over the parts of a batch, those of other processes too."""
     values = {
         name: [torch.as_tensor(part[name]).detach() for part in metrics] for name in metrics[0]
     }
-    return {name: torch.stack(parts).float().mean().item() for name, parts in values.items()}
+    means = {name: torch.stack(parts).float().mean() for name, parts in values.items()}
+    return {name: team.mean(mean).item() for name, mean in means.items()}
+
+
+def cpu_seconds(folder: Path, step: int) -> float:
+    """What the run in `folder` had used up to `step`, as far as its log says."""
+    records = [record for record in read_metrics(folder) if record["step"] <= step]
+    return records[-1].get("cpu_seconds", 0.0) if records else 0.0
 
 
 def keep(
@@ -204,8 +225,14 @@ def keep(
     config: TrainConfig,
     folder: Path,
     step: int,
+    team: Team = ALONE,
 ) -> None:
     """Write the checkpoint after `step` updates."""
+    if team.kind == "fsdp":
+        sharded.save(folder, step, asdict(config), model, optimiser)
+        return
+    if not team.first:
+        return
     state = {
         "step": step,
         "config": asdict(config),
@@ -222,14 +249,18 @@ def restore(
     config: TrainConfig,
     folder: Path,
     resume: Literal["auto", "never"],
+    team: Team = ALONE,
 ) -> int:
     """Bring model and optimiser to the folder's newest checkpoint; the updates made so far."""
-    state = runfolder.load_newest(folder)
+    with team.first_then_rest():  # the first one puts damaged checkpoints aside
+        state, shards = runfolder.load_newest(folder), sharded.newest(folder)
+    if shards is not None and (state is None or shards["step"] > state["step"]):
+        state = shards
     if resume == "never" and (state is not None or read_metrics(folder)):
         raise ValueError(f"{folder} holds a run already: name an empty folder")
     if state is None:
-        if config.save_every:
-            keep(model, optimiser, config, folder, 0)  # an interrupted start can be repeated
+        if config.save_every and team.kind != "fsdp":
+            keep(model, optimiser, config, folder, 0, team)  # an interrupted start can be repeated
         return 0
     now, then = asdict(config), state["config"]
     differ = {k: (then[k], now[k]) for k in now if k not in FREE and then.get(k) != now[k]}
@@ -241,8 +272,10 @@ def restore(
             f"{torch.get_num_threads()}: sums round differently, results may differ in last bits",
             stacklevel=3,
         )
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    if state is shards:
+        sharded.load(state, model, optimiser)
+    else:
+        sharded.load_whole(state, model, optimiser)
     return state["step"]
 
 
@@ -256,7 +289,9 @@ def not_finite(
     folder: Path,
 ) -> FloatingPointError:
     """The error that tells all one needs to look into a loss that exploded."""
-    bad = [n for n, p in trained.items() if p.grad is not None and not p.grad.isfinite().all()]
+    bad = [
+        n for n, p in trained.items() if p.grad is not None and not whole(p.grad.isfinite().all())
+    ]
     kept = runfolder.checkpoints(folder)
     return FloatingPointError(
         f"step {step}: loss {loss}, gradient norm {norm.item()}; the parameters are unchanged. "

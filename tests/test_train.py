@@ -34,7 +34,7 @@ from minibeit3.precision import autocast, pick_dtype
 from minibeit3.runlog import METRICS, Record, RunLog, progress, progress_line, read_metrics
 from minibeit3.train import TrainConfig, train
 
-TIMES = ("samples_per_second", "seconds_left")
+TIMES = ("samples_per_second", "seconds_left", "cpu_seconds")
 
 
 def model_of(seed: int = 0) -> nn.Module:
