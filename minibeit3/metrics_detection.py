@@ -37,11 +37,13 @@ def average_precision(
     truth: Sequence[Objects],
     kind: Literal["box", "mask"] = "box",
     seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Score]:
     """ "AP50" (overlap of half) and "AP" (mean over .50, .55, ... .95), means over classes.
 
     found, truth: one entry per picture. Classes without a thing in `truth` do not count, as in
-    COCO. Raises ValueError when the lengths differ, or there is nothing to find.
+    COCO. resamples: of the bootstrap; 0 leaves the interval out (NaN).
+    Raises ValueError when the lengths differ, or there is nothing to find.
     """
     if len(found) != len(truth) or not sum(len(objects.labels) for objects in truth):
         raise ValueError(
@@ -54,9 +56,9 @@ def average_precision(
     value = _precision(by_class, np.ones(n))
     drawn = [
         _precision(by_class, np.bincount(rng.integers(n, size=n), minlength=n))
-        for _ in range(RESAMPLES)
+        for _ in range(resamples)
     ]
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, 2), np.nan)
     return {
         name: Score(float(value[i]), float(low[i]), float(high[i]), n)
         for i, name in enumerate(("AP50", "AP"))

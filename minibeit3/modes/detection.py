@@ -48,10 +48,10 @@ class ObjectDetector(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.settings = backbone, {"classes": classes}
-        width = backbone.config.width
+        width = max(1, backbone.config.width // 2)  # of a cell: it covers a quarter of a patch
         self.cell = backbone.config.patch_size / GROWN
-        self.norm = nn.LayerNorm(width)
-        self.grow = nn.Linear(width, GROWN**2 * width)
+        self.norm = nn.LayerNorm(backbone.config.width)
+        self.grow = nn.Linear(backbone.config.width, GROWN**2 * width)
         self.smooth = nn.Conv2d(width, width, kernel_size=3, padding=1)
         self.classes = nn.Linear(width, classes)
         self.sides = nn.Linear(width, 4)

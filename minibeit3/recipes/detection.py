@@ -24,7 +24,7 @@ PLAN = TrainConfig(
 GOALS = {"box/AP50": 0.80, "mask/AP50": 0.75}
 SHAPES_HELD = ("combo", "count", "size")
 KINDS: tuple[Literal["box", "mask"], ...] = ("box", "mask")
-KNOWN = 1000  # training scenes that the plain rule knows
+KNOWN = 1000  # training scenes that the most frequent class is counted in
 
 
 class Pictured(NamedTuple):
@@ -45,7 +45,7 @@ def emoji_detection(setup: Setup) -> Recipe:
 
 
 def _detection(name: str, setup: Setup, world: str, holdouts: tuple[str, ...]) -> Recipe:
-    classes = class_names(world)
+    names = class_names(world)
 
     def scenes(split: str, length: int) -> SceneCaptions:
         return SceneCaptions(split, length, setup.config.image_size, world, setup.holdout)
@@ -64,8 +64,10 @@ def _detection(name: str, setup: Setup, world: str, holdouts: tuple[str, ...]) -
         return figures
 
     def references(limit: int) -> Figures:
-        known = objects_of(first(scenes("train", KNOWN), KNOWN))
-        frequent = Counter(torch.cat([one.labels for one in known]).tolist()).most_common(1)[0][0]
+        known = scenes("train", KNOWN)
+        things = [thing for i in range(KNOWN) for thing in known.scene(i)[0].things]
+        classes = known.world.classes
+        frequent = Counter(classes[t.kind] - 1 for t in things).most_common(1)[0][0]
         figures: Figures = {}
         for prefix, samples in splits(limit).items():
             truth = objects_of(samples)
@@ -78,14 +80,14 @@ def _detection(name: str, setup: Setup, world: str, holdouts: tuple[str, ...]) -
         name=name,
         mode="vision",
         about=f"{world} scenes with boxes and masks, drawn as they are needed",
-        build=lambda backbone, g: ObjectDetector(backbone, len(classes), g),
+        build=lambda backbone, g: ObjectDetector(backbone, len(names), g),
         samples=setup.choose(scenes("train", SCENES)),
         collate=lambda samples, _: pictured_batch(samples, setup),
         loss=lambda model, batch: model.loss(*batch),
         evaluate=evaluate,
         references=references,
         plan=PLAN,
-        labels=classes,
+        labels=names,
         goals=GOALS,
         controls={"holdout": holdouts, "split": ("val", "test")},
     )
@@ -138,5 +140,5 @@ def detection_figures(
     return {
         f"{prefix}{kind}/{name}": score.accuracy
         for kind in KINDS
-        for name, score in average_precision(found, truth, kind).items()
+        for name, score in average_precision(found, truth, kind, resamples=0).items()
     }
