@@ -13,12 +13,13 @@ from torch import Tensor
 
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_pairs import BindingPairs
+from minibeit3.losses import soft_target_cross_entropy
 from minibeit3.modes import ImageTextRetriever, VisualQuestionAnswerer
 from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches
 from minibeit3.train import TrainConfig
 
 PLAN = TrainConfig(
-    steps=2000, batch_size=12, lr=1e-3, warmup=200, layer_decay=0.9, save_every=500, log_every=20
+    steps=2000, batch_size=8, lr=1e-3, warmup=200, layer_decay=0.9, save_every=500, log_every=20
 )
 CHANCE = {"chance/text": 1 / 4, "chance/image": 1 / 4, "chance/group": 1 / 6}
 
@@ -58,7 +59,7 @@ def binding(setup: Setup) -> Recipe:
         build=lambda backbone, g: VisualQuestionAnswerer(backbone, 2, g),
         samples=setup.choose(BindingPairs("train", SCENES, setup.config.image_size)),
         collate=lambda samples, _: crossed(samples, setup),
-        loss=lambda model, batch: model.loss(*batch),
+        loss=binding_loss,
         evaluate=lambda model, limit: binding_figures(model, setup, limit, fused_scores),
         references=lambda _: dict(CHANCE),
         plan=PLAN,
@@ -104,6 +105,11 @@ def captioned(samples: Sequence[Sample], setup: Setup) -> Captioned:
     place = {text: i for i, text in enumerate(texts)}
     image = setup.pixels([image for s in samples for image in (s.image, s.image_b)])
     return Captioned(image, *setup.words(texts), torch.tensor([place[text] for text in texts]))
+
+
+def binding_loss(model: VisualQuestionAnswerer, batch: Crossed) -> Tensor:
+    """Cross-entropy of false and true."""
+    return soft_target_cross_entropy(model(batch.image, batch.text, batch.real), batch.truths)
 
 
 def fused_scores(model: VisualQuestionAnswerer, samples: Sequence[Sample], setup: Setup) -> Tensor:
