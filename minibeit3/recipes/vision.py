@@ -48,23 +48,26 @@ def emoji_classes(setup: Setup) -> Recipe:
 
     "concept": emoji that training shows in no style; "concept, far": those in the fourth style.
     """
-    size = setup.config.image_size
-    training = trained_emoji(size)
-    known = {training.samples.items[i][1].code for i in training.indices}
-    far = Emoji(STYLES[3:], size=size, background="random")
-    splits = {
-        "far/": Part(far, [i for i, (_, c) in enumerate(far.items) if c.code in known]),
-        "concept/": Emoji(("noto",), "test", "concept", size, "random"),
-        "concept, far/": Emoji(STYLES[3:], "test", "concept", size, "random"),
-    }
     return _classes(
         "emoji-classes",
         "emoji of three vendors with their Unicode subgroup",
         setup,
-        training,
-        splits,
+        trained_emoji(setup.config.image_size),
+        emoji_tests(setup.config.image_size),
         subgroups(),
     )
+
+
+def emoji_tests(size: int) -> dict[str, Any]:
+    """The three test splits by the prefix of their figures."""
+    training = trained_emoji(size)
+    known = {training.samples.items[i][1].code for i in training.indices}
+    far = Emoji(STYLES[3:], size=size, background="random")
+    return {
+        "far/": Part(far, [i for i, (_, c) in enumerate(far.items) if c.code in known]),
+        "concept/": Emoji(("noto",), "test", "concept", size, "random"),
+        "concept, far/": Emoji(STYLES[3:], "test", "concept", size, "random"),
+    }
 
 
 def fashion_mnist(setup: Setup) -> Recipe:
