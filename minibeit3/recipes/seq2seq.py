@@ -34,7 +34,7 @@ PLAN = TrainConfig(
 )
 HIDE = 0.7  # of the words, as in the released recipe
 BEAMS = {"greedy": 1, "beam 3": 3}
-KNOWN = 2000  # training pictures that the nearest one is looked for among
+KNOWN = 1000  # training pictures that the nearest one is looked for among
 HOLDOUTS = ("combo", "relation", "count", "size")
 
 
