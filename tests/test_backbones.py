@@ -285,6 +285,10 @@ def test_paper_weights_start_as_beits_with_depth_scaled_outputs() -> None:
             assert not p.any(), name
         elif "norm" in name:
             assert (p == 1).all(), name
+        elif name == "image_embed.patch.weight":  # uniform, as torch starts a convolution
+            bound = p[0].numel() ** -0.5
+            assert 0.99 * bound < p.abs().max() <= bound
+            assert p.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
         else:
             writes = kind in ("out", "fc2")
             scale = math.sqrt(2 * (int(name.split(".")[1]) + 1)) if writes else 1
