@@ -12,7 +12,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # Idle threads that spin make a shared machine several times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help lab test unit notebooks lint data-check results clean
+.PHONY: help lab test unit notebooks student slides lint data-check results clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,12 @@ else
 	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=$(CELL_TIMEOUT) --nbval-sanitize-with=tests/nbval_sanitize.cfg $(NOTEBOOKS)
 endif
+
+student: .venv/lab ## notebooks without answers, into notebooks/student
+	$(BIN)/python tools/build_student.py
+
+slides: .venv/lab ## slides from tagged cells, into notebooks/slides
+	$(BIN)/python tools/build_slides.py
 
 lint: .venv/dev ## ruff and pyright
 	$(BIN)/ruff check .
