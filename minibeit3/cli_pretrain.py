@@ -35,12 +35,18 @@ def pretrain(
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    shard: Annotated[
+        bool, typer.Option(help="Under torchrun: FSDP, parameters shared out; else DDP.")
+    ] = False,
+    recompute: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
 ) -> None:
     """Pretrain by masked data modelling, as the paper does unless an option says otherwise.
 
-    Ctrl-C or a crash loses nothing before the last checkpoint: the same command goes on.
+    Ctrl-C or a crash loses nothing before the last checkpoint: the same command goes on. In
+    several processes: torchrun --nproc-per-node 2 -m minibeit3 pretrain FOLDER --accumulate 2.
     """
     from minibeit3.backbones import preset as sizes
+    from minibeit3.distributed import joined
     from minibeit3.precision import pick_device
     from minibeit3.pretrain import Hiding
     from minibeit3.pretrain import pretrain as run
@@ -60,16 +66,19 @@ def pretrain(
         workers=workers,
         dtype=dtype,  # pyright: ignore[reportArgumentType]: checked there
     )
-    run(
-        sizes(preset, variant),  # pyright: ignore[reportArgumentType]: checked there
-        data.split(","),
-        VQKD.from_pretrained(codes).to(pick_device(device)).tokens,
-        plan,
-        folder,
-        hiding=Hiding(pair_images=not whole_images),
-        image_weight=image_weight,
-        muon=muon,
-        device=device,
-        on_log=progress(steps),
-    )
-    typer.echo(f"model saved to {folder / 'model'}")
+    with joined("fsdp" if shard else "ddp", recompute) as team:
+        run(
+            sizes(preset, variant),  # pyright: ignore[reportArgumentType]: checked there
+            data.split(","),
+            VQKD.from_pretrained(codes).to(pick_device(device)).tokens,
+            plan,
+            folder,
+            hiding=Hiding(pair_images=not whole_images),
+            image_weight=image_weight,
+            muon=muon,
+            device=device,
+            on_log=progress(steps),
+            team=team,
+        )
+    if team.first:
+        typer.echo(f"model saved to {folder / 'model'}")

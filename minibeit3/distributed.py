@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from minibeit3.released import DecoupledBlock
 Metrics = Mapping[str, float | Tensor]
 Step = Callable[[nn.Module, Any, torch.Generator], tuple[Tensor, Metrics]]
 Kind = Literal["ddp", "fsdp"]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Team:
         if self.first and self.size > 1:
             dist.barrier()
 
-    def gather(self, model: nn.Module, fresh: Callable[[], nn.Module]) -> nn.Module:
+    def gather(self, model: Model, fresh: Callable[[], Model]) -> Model:
         """The model with whole parameters; `fresh` makes one to put a sharded one's into."""
         if self.kind != "fsdp":
             return model

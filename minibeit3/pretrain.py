@@ -23,6 +23,8 @@ from minibeit3.data.glosses import PlainTexts
 from minibeit3.data.images import to_model
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.data.tar_shards import load_tar_shards
+from minibeit3.distributed import Team
 from minibeit3.masking import (
     IMAGE_RATIO,
     PAIR_TEXT_RATIO,
@@ -37,7 +39,7 @@ from minibeit3.muon import muon_groups
 from minibeit3.objective import MaskedBatch, MaskedDataModel, masked_data_loss
 from minibeit3.runlog import Record
 from minibeit3.text_tokenizer import TextTokenizer
-from minibeit3.train import TrainConfig, train
+from minibeit3.train import ALONE, TrainConfig, train
 
 Codes = Callable[[Tensor], Tensor]  # float images (B, C, H, W) in [0, 1] to int64 (B, N)
 SCENES = 1_000_000  # more than any run here sees: scenes are drawn when they are needed
@@ -93,8 +95,8 @@ def open_data(names: Sequence[str], size: int) -> Streams:
     """The streams of named data, training splits only.
 
     emoji, scenes, emoji-scenes: images and pairs. glosses: texts. A path is a folder of images
-    with captions (images and pairs). "name:3" draws three times as often. ValueError for unknown
-    names, and when a stream stays empty.
+    with captions or of tar shards, or one tar (images and pairs). "name:3" draws three times as
+    often. ValueError for unknown names, and when a stream stays empty.
     """
     images: list[Dataset[Sample]] = []
     texts: list[Dataset[Sample]] = []
@@ -110,10 +112,12 @@ def open_data(names: Sequence[str], size: int) -> Streams:
                 into = images
             case "glosses":
                 data, into = known_texts(), texts
+            case _ if name.endswith(".tar") or any(Path(name).glob("*.tar")):
+                data, into = load_tar_shards(name), images
             case _ if Path(name).is_dir():
                 data, into = load_folder(name), images
             case _:
-                known = "emoji, scenes, emoji-scenes, glosses, or a folder of captioned images"
+                known = "emoji, scenes, emoji-scenes, glosses, a folder of captioned images or tars"
                 raise ValueError(f"unknown data {name!r}: choose from {known}")
         if weight and not (weight.isdigit() and int(weight) > 0):
             raise ValueError(f"{name}:{weight}: the weight is a whole number from 1 up")
@@ -216,13 +220,14 @@ def pretrain(
     until: int | None = None,
     device: str = "auto",
     on_log: Callable[[Record], None] | None = None,
+    team: Team = ALONE,
 ) -> tuple[MaskedDataModel, list[Record]]:
     """Pretrain a fresh model, or go on with the run in `folder`; the model and its records.
 
     data: streams, or names for `open_data`. codes: the visual tokenizer, `VQKD.tokens`.
     plan: batch_size is images + pairs + texts, a multiple of three. tokenizer: None = the lab's.
-    hiding: None = the paper's. muon: see `muon`; False = AdamW, the paper's. The finished model is
-    saved to `folder`/model.
+    hiding: None = the paper's. muon: see `muon`; False = AdamW, the paper's. team: the processes
+    that share the run (`distributed`). The finished model is saved to `folder`/model.
     """
     if plan.part_size % 3:
         raise ValueError(f"batch_size {plan.part_size} is no multiple of three: thirds are equal")
@@ -246,7 +251,18 @@ def pretrain(
     step = masked_step(codes, image_weight)
     groups = muon_groups(model, plan.weight_decay, plan.layer_decay) if muon else None
     records = train(
-        model, step, source, plan, folder, until=until, device=device, groups=groups, on_log=on_log
+        model,
+        step,
+        source,
+        plan,
+        folder,
+        until=until,
+        device=device,
+        groups=groups,
+        on_log=on_log,
+        team=team,
     )
-    save_pretrained(model, Path(folder) / "model", tokenizer)
+    model = team.gather(model, lambda: MaskedDataModel(build_backbone(config)))
+    if team.first:
+        save_pretrained(model, Path(folder) / "model", tokenizer)
     return model, records

@@ -1,18 +1,22 @@
 """Several processes learn what one would, go on in any number, and never hang when one dies."""
 
+import io
 import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from minibeit3 import build_backbone, from_pretrained, sharded
@@ -22,7 +26,9 @@ from minibeit3.distributed import Kind, Team, joined
 from minibeit3.losses import contrastive_loss
 from minibeit3.masking import mask_patches, mask_text
 from minibeit3.objective import MaskedBatch, MaskedDataModel, masked_data_loss
+from minibeit3.pretrain import Hiding, PretrainingBatches, open_data
 from minibeit3.runlog import Record, read_metrics
+from minibeit3.text_tokenizer import TextTokenizer
 from minibeit3.train import TrainConfig, train
 from tests.test_backbones import SMALL
 
@@ -75,7 +81,7 @@ def pretrain(
     records = train(model, step, Made(), config_of(), folder, until=until, team=team)
     finished = team.gather(model, masked_model)
     if team.first:
-        save_pretrained(finished, folder / "model")  # pyright: ignore[reportArgumentType]
+        save_pretrained(finished, folder / "model")
     return records
 
 
@@ -267,6 +273,30 @@ def test_every_batch_is_read_once_whoever_and_however_many_read(size: int, worke
         for number, batch in zip(share, batches, strict=True):
             expected: Any = Made().batch(number)
             assert torch.equal(batch.words, expected.words)
+
+
+def test_a_folder_of_tar_shards_is_shared_out_by_batch(tmp_path: Path) -> None:
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard:05}.tar", "w") as tar:
+            for name in range(4):
+                picture = io.BytesIO()
+                Image.new("RGB", (8, 8), (40 * name, 0, 0)).save(picture, "PNG")
+                for kind, content in (("png", picture.getvalue()), ("txt", b"a red square")):
+                    entry = tarfile.TarInfo(f"{name:09}.{kind}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    config = replace(SMALL, vocab_size=4000)
+    data = open_data([str(tmp_path), "glosses"], config.image_size)
+    source = PretrainingBatches(data, 2, TextTokenizer.lab(), config, Hiding(), 20, seed=0)
+    numbers = range(4)  # each picture once
+    read_by = [
+        [s.key for n in Team(rank=r, size=2).share(numbers) for s in source.samples(n)["pairs"]]
+        for r in range(2)
+    ]
+    assert len(read_by[0]) == len(read_by[1]) == 4
+    assert {*read_by[0], *read_by[1]} == {
+        f"0000{s}/00000000{n}" for s in range(2) for n in range(4)
+    }
 
 
 def test_parts_that_do_not_divide_are_refused() -> None:
