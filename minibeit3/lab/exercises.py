@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from minibeit3.lab.progress import note, points, private_check, records
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exercise:
@@ -69,12 +71,24 @@ def find(name: str) -> Exercise:
 
 
 def check(name: str, answer: Any) -> Verdict:
-    """Try the learner's object. Whatever it does wrong, the notebook goes on."""
-    exercise = find(name)
+    """Try the learner's object and note the result. Whatever it does wrong, the notebook goes on.
+
+    Handing in the reference earns nothing.
+    """
+    exercise, private = find(name), private_check(name)
     if answer is Ellipsis or answer is None:
         return Verdict(name, False, "Nothing to check yet: replace the ... first.")
+    verdict = _tried(exercise, private, answer)
+    note(name, right=verdict.right and answer is not exercise.reference)
+    return verdict
+
+
+def _tried(exercise: Exercise, private: Callable[[Any], None] | None, answer: Any) -> Verdict:
+    name = exercise.name
     try:
         exercise.check(answer)
+        if private is not None:
+            private(answer)
     except AssertionError as mistake:
         return Verdict(name, False, str(mistake))
     except Exception as error:  # the learner's code may raise anything: show it, do not stop
@@ -87,9 +101,18 @@ def hint(name: str) -> str:
     hints = find(name).hints
     at = min(_hints_given.get(name, 0), len(hints) - 1)
     _hints_given[name] = at + 1
+    note(name, hint=True)
     return f"Hint {at + 1} of {len(hints)}: {hints[at]}"
 
 
 def use_reference(name: str) -> Any:
     """A right answer, for those who want to read on first."""
     return find(name).reference
+
+
+def score() -> str:
+    """How many points the learner has, and for what; see `progress.points`."""
+    found = records()
+    reached, possible = points(found, {name: e.difficulty for name, e in exercises().items()})
+    right = sorted(name for name, record in found.items() if record.right)
+    return f"{reached} of {possible} points; right: {', '.join(right) or 'none yet'}"
