@@ -304,6 +304,12 @@ def test_routes_and_codes_are_exported_too(tmp_path: Path) -> None:
         VQKD.from_pretrained("data_samples/checkpoints/vqkd"),
         torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
     )
+    before = repr(codes)
+    codes.use(image=PICTURES[1])
+    assert codes.picture.value == 3 and "In all 3 pictures" in repr(codes) != before
+    routing.take(image=PICTURES[1])
+    with pytest.raises(ValueError, match="tokenizer="):
+        routing.take(text="a cat")
     codes.export_html(tmp_path / "codes.html", most=3)
     for name in ("routes", "codes"):
         assert "const FRAMES" in (tmp_path / f"{name}.html").read_text()

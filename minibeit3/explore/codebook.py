@@ -13,6 +13,7 @@ from torch import Tensor
 from minibeit3.codebook import nearest
 from minibeit3.explore.codes import code_picture
 from minibeit3.explore.core import Drawn
+from minibeit3.explore.own import Given, Own, opened, squared
 from minibeit3.explore.widgets import Shell
 from minibeit3.visual_tokenizer import VQKD
 
@@ -31,27 +32,48 @@ class CodebookExplorer:
         codes, grid = model.config.codes, model.config.grid
         if code is not None and not 0 <= code < codes:
             raise ValueError(f"code is {code}: choose one from 0 to {codes - 1}")
+        self.model = model
+        self.code = W.Dropdown(description="code")
+        self.picture = W.IntSlider(value=1, min=1, max=len(pictures), description="picture")
+        self._look(pictures)
+        first = int(self.tokens[0, grid * grid // 2 + grid // 2]) if code is None else code
+        self.code.value = first
+        self.shell = Shell("CodebookExplorer", [self.picture, self.code], self.draw)
+        self.view = W.VBox([self.shell.view, Own(self.use, text=None).view])
+
+    def _look(self, pictures: Tensor) -> None:
+        """Tokens int64 (n, N) and likeness of all pictures; codes by use in the control."""
         with torch.no_grad():
-            parts = [model.encode(part.float() / 255) for part in pictures.split(64)]
-            unit = F.normalize(torch.cat(parts), dim=-1)
-            self.tokens = nearest(unit, model.codebook.vectors)
-        shown = np.ascontiguousarray(rearrange(pictures, "n c h w -> n h w c").numpy())
-        counts = torch.bincount(self.tokens.flatten(), minlength=codes)
-        names = [
+            parts = [self.model.encode(part.float() / 255) for part in pictures.split(64)]
+            self.unit = F.normalize(torch.cat(parts), dim=-1)
+            self.tokens = nearest(self.unit, self.model.codebook.vectors)
+        self.pictures = pictures
+        self.shown = np.ascontiguousarray(rearrange(pictures, "n c h w -> n h w c").numpy())
+        counts = torch.bincount(self.tokens.flatten(), minlength=self.model.config.codes)
+        self.code.options = [
             (f"{i} ({int(counts[i])} patches)" if counts[i] else f"{i} (dead here)", int(i))
             for i in counts.argsort(descending=True, stable=True)
         ]
-        first = int(self.tokens[0, grid * grid // 2 + grid // 2]) if code is None else code
-        self.code = W.Dropdown(options=names, value=first, description="code")
-        self.picture = W.IntSlider(value=1, min=1, max=len(shown), description="picture")
 
-        def draw() -> Drawn:
-            chosen, index = self.code.value, self.picture.value - 1
-            assert isinstance(chosen, int)
-            likeness = (unit @ model.codebook.vectors[chosen]).numpy()
-            return code_picture(shown, self.tokens.numpy(), likeness, chosen, index, codes)
+    def use(self, image: Given | None = None, text: str | None = None) -> None:
+        """Add one's own picture and show it; ValueError for what is no picture."""
+        pixels = opened(image)
+        if pixels is None:
+            return
+        added = squared(pixels, self.pictures.shape[-1])
+        own = rearrange(torch.from_numpy(added), "h w c -> 1 c h w")
+        code = self.code.value
+        self._look(torch.cat([self.pictures, own]))
+        self.picture.max = len(self.pictures)
+        self.code.value, self.picture.value = code, len(self.pictures)
 
-        self.shell = Shell("CodebookExplorer", [self.picture, self.code], draw)
+    def draw(self) -> Drawn:
+        """The picture of the present code, and its sentence."""
+        chosen, index = self.code.value, self.picture.value - 1
+        assert isinstance(chosen, int)
+        likeness = (self.unit @ self.model.codebook.vectors[chosen]).numpy()
+        tokens, codes = self.tokens.numpy(), self.model.config.codes
+        return code_picture(self.shown, tokens, likeness, chosen, index, codes)
 
     def __repr__(self) -> str:
         return self.shell.sentence()
@@ -61,4 +83,4 @@ class CodebookExplorer:
         self.shell.export_html(path, most)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        return self.shell.bundle()
+        return self.shell.bundle(self.view)

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from minibeit3.data.images import to_model, to_pixels
+from minibeit3.explore.core import Drawn
+from minibeit3.explore.rows import Row as Bar
+from minibeit3.explore.rows import below, rows_picture, titled
 from minibeit3.objective import MaskedBatch, MaskedDataModel
 from minibeit3.text_tokenizer import TextTokenizer
 
@@ -85,6 +89,20 @@ class FillIn:
             }
             for row, (place, (ids, values)) in enumerate(zip(places, pairs, strict=True))
         ]
+
+
+def guesses_picture(guesses: Mapping[str, Sequence[Row]]) -> Drawn:
+    """The guesses for hidden words as bars, the true word outlined, and the sentence."""
+    parts = []
+    for row in guesses["words"][:4]:
+        bars = [
+            Bar(name, chance, f"{100 * chance:.1f}%", mark=name == row["truth"])
+            for name, chance in row["best"][:3]
+        ]
+        title = f"word {row['place'] + 1}, truth: {row['truth']}"
+        parts.append(titled(title, rows_picture(bars, 300, 100)))
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    return Drawn(below(parts) if parts else blank, guesses_sentence(guesses))
 
 
 def guesses_sentence(guesses: Mapping[str, Sequence[Row]]) -> str:

@@ -9,8 +9,8 @@ import ipywidgets as W
 import torch
 from torch import Tensor
 
-from minibeit3.explore.core import Drawn, Picture, masked_picture, palette, scaled
-from minibeit3.explore.fillin import FillIn, guesses_sentence
+from minibeit3.explore.core import Drawn, Picture, beside, masked_picture, palette, scaled
+from minibeit3.explore.fillin import FillIn, guesses_picture
 from minibeit3.explore.hiding import FAR, caption_picture, distance_picture, stacked
 from minibeit3.explore.live import open_live
 from minibeit3.explore.own import Given, Own, opened, squared
@@ -144,7 +144,8 @@ class MaskExplorer:
             top = stacked(top, caption_picture([b.description for b in self.words], gone))
         if self.fill is None:
             return top
-        return Drawn(top.picture, top.alt + guesses_sentence(self.fill.guess(hidden, gone)))
+        guessed = guesses_picture(self.fill.guess(hidden, gone))
+        return Drawn(beside([top, guessed]).picture, top.alt + guessed.alt)
 
     def __repr__(self) -> str:
         return self.shell.sentence()

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from minibeit3.backbones import Backbone, preset
 from minibeit3.config import PRESETS, BEiT3Config
+from minibeit3.data.images import to_model
 from minibeit3.explore.core import Drawn
+from minibeit3.explore.own import Given, Own, opened
 from minibeit3.explore.routes import (
     STRAYS,
     USES,
@@ -20,17 +22,26 @@ from minibeit3.explore.routes import (
 )
 from minibeit3.explore.widgets import Shell
 from minibeit3.routing import Route
+from minibeit3.text_tokenizer import TextTokenizer
 
 
 class RoutingExplorer:
     """Experts by layer and token for five uses, two variants and all presets; a what-if switch."""
 
-    def __init__(self, backbones: Sequence[Backbone], image: Tensor, text: Tensor) -> None:
+    def __init__(
+        self,
+        backbones: Sequence[Backbone],
+        image: Tensor,
+        text: Tensor,
+        tokenizer: TextTokenizer | None = None,
+    ) -> None:
         """backbones: models to measure what-if distances with; other sizes show routes only.
 
-        image: float (1, C, H, W), text: int64 (1, T), what those models see.
+        image: float (1, C, H, W), text: int64 (1, T), what those models see. tokenizer: allows own
+        text.
         """
         self.backbones, self.image, self.text = backbones, image, text
+        self.tokenizer = tokenizer
         self.use = W.Dropdown(options=list(USES), value="fusion encoder", description="use")
         self.released = W.Checkbox(description="released variant", indent=False)
         self.size = W.Dropdown(options=list(PRESETS), description="preset")
@@ -39,6 +50,23 @@ class RoutingExplorer:
         for control in controls:
             control.layout.width = "auto"
         self.shell = Shell("RoutingExplorer", controls, self.draw)
+        own = Own(self.take, text="text" if tokenizer else None)
+        self.view = W.VBox([self.shell.view, own.view])
+
+    def take(self, image: Given | None = None, text: str | None = None) -> None:
+        """Route one's own picture (a path, a file's bytes, uint8 (3, H, W)) or text.
+
+        Raises ValueError for a picture that cannot be read, and for text without a tokenizer.
+        """
+        pixels = opened(image)
+        if pixels is not None:
+            self.image = to_model(pixels[None], self.image.shape[-1])
+        if text is not None:
+            if self.tokenizer is None:
+                raise ValueError("own text needs RoutingExplorer(..., tokenizer=...)")
+            longest = min((b.config.max_text_length for b in self.backbones), default=64)
+            self.text = self.tokenizer.batch([text], longest)[0]
+        self.shell.refresh()
 
     def chosen(self) -> tuple[BEiT3Config, Use, tuple[Route, ...]]:
         """The model, the use and the routes that the controls name."""
@@ -67,4 +95,4 @@ class RoutingExplorer:
         self.shell.export_html(path, most)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        return self.shell.bundle()
+        return self.shell.bundle(self.view)

@@ -91,9 +91,9 @@ def rule_picture(words: Sequence[str], cell: int = 22, label: int = 84) -> Pictu
     names = ["image", *words]
     rule = caption_rule(1, len(words)).numpy()  # all image tokens follow the first one's rule
     side = label + cell * len(names)
-    out = Image.new("RGB", (side + 4, 24 + cell * len(names)), PAPER)
+    out = Image.new("RGB", (max(side + 4, 224), 24 + cell * len(names)), PAPER)
     draw = ImageDraw.Draw(out)
-    draw.text((label, 10), "may see, by column in the same order", INK, font(12), "lm")
+    draw.text((2, 10), "each row may see the dotted columns", INK, font(12), "lm")
     for (row, column), may in np.ndenumerate(rule):
         x, y = label + column * cell, 22 + row * cell
         fill = (86, 180, 233) if may else PAPER
