@@ -21,6 +21,9 @@ def info(
     variant: Annotated[str, typer.Option(help="paper or released, of a preset.")] = "paper",
     text_length: Annotated[int, typer.Option(help="Text tokens of a sample.")] = 64,
     batch: Annotated[int, typer.Option(help="Samples of a training step.")] = 1,
+    gpus: Annotated[
+        str | None, typer.Option(help="Plan the paper's pretraining on so many GPUs, as 1,8,64.")
+    ] = None,
     heads: Heads = None,
     as_json: Json = False,
 ) -> None:
@@ -30,6 +33,7 @@ def info(
     from minibeit3.config import PRESETS
     from minibeit3.convert import load_released
     from minibeit3.info import forward_flops, task_parameters, training_flops, training_memory
+    from minibeit3.plan import plan
     from minibeit3.storage import CONFIG, read_json
 
     path = Path(model)
@@ -50,6 +54,7 @@ def info(
     length = min(text_length, config.max_text_length)
     modes = ("image", "text", "pair")
     memory = training_memory(config, counts["total"], "pair", length, batch)
+    plans = [plan(config, int(n), text_length=length) for n in gpus.split(",")] if gpus else []
     if as_json:
         flops = {
             mode: {
@@ -60,6 +65,7 @@ def info(
         }
         report = {"task": task, "config": asdict(config), "parameters": counts}
         report |= {"text_length": length, "flops": flops, "training_memory_estimate": memory}
+        report |= {"plans": plans} if gpus else {}
         typer.echo(json.dumps(report, indent=2))
         return
     show([{"size": name, "value": value} for name, value in asdict(config).items()], False)
@@ -77,6 +83,15 @@ def info(
     )
     rows = [{"training memory (estimate)": n, "MB": f"{b / 1e6:,.0f}"} for n, b in memory.items()]
     show(rows, False)
+    if gpus:
+        plain = {"kind", "recompute", "accumulate", "triples_at_once"}
+        cells = [
+            {"one update of 6,144 samples (arithmetic)": n}
+            | {f"{p['gpus']} GPUs": str(p[n]) if n in plain else f"{p[n]:.3g}" for p in plans}
+            for n in plans[0]
+            if n != "gpus"
+        ]
+        show(cells, False)
 
 
 @command
