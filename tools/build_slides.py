@@ -21,7 +21,7 @@ STYLE = """
 body { margin: 0; font: 22px/1.45 system-ui, sans-serif; color: #222; background: #fff; }
 section { display: none; box-sizing: border-box; min-height: 100vh; padding: 4vh 7vw 8vh; }
 section.now { display: block; }
-h1, h2, h3 { line-height: 1.2; } img { max-width: 100%; max-height: 62vh; }
+h1, h2, h3 { line-height: 1.2; } img { width: 86vw; height: 70vh; object-fit: contain; }
 pre { font-size: 17px; overflow-x: auto; } a.anchor-link { display: none; }
 footer { position: fixed; right: 2vw; bottom: 2vh; color: #666; font-size: 16px; }
 @media print { section { display: block; break-after: page; } footer { display: none; } }
@@ -77,7 +77,8 @@ def slides(notebook: NotebookNode) -> list[str]:
         if tags == {"slide-more"}:
             found[-1] += page
         else:
-            found.append(page)
+            title = f"<h2>{escape(heading)}</h2>\n" if cell.cell_type == "code" else ""
+            found.append(title + page)
     return found
 
 
