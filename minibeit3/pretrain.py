@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from minibeit3.backbones import build_backbone
+from minibeit3.backbones import Backbone, build_backbone
 from minibeit3.batches import generator_of, order, seed_of
 from minibeit3.checkpoint import save_pretrained
 from minibeit3.config import BEiT3Config
@@ -217,6 +217,7 @@ def pretrain(
     image_weight: float = 1.0,
     text_length: int = 32,
     muon: bool = False,
+    build: Callable[[BEiT3Config, torch.Generator], Backbone] = build_backbone,
     until: int | None = None,
     device: str = "auto",
     on_log: Callable[[Record], None] | None = None,
@@ -226,8 +227,9 @@ def pretrain(
 
     data: streams, or names for `open_data`. codes: the visual tokenizer, `VQKD.tokens`.
     plan: batch_size is images + pairs + texts, a multiple of three. tokenizer: None = the lab's.
-    hiding: None = the paper's. muon: see `muon`; False = AdamW, the paper's. team: the processes
-    that share the run (`distributed`). The finished model is saved to `folder`/model.
+    hiding: None = the paper's. muon: see `muon`; False = AdamW, the paper's. build: the fresh
+    backbone. team: the processes that share the run (`distributed`). The finished model is saved to
+    `folder`/model.
     """
     if plan.part_size % 3:
         raise ValueError(f"batch_size {plan.part_size} is no multiple of three: thirds are equal")
@@ -238,7 +240,7 @@ def pretrain(
         )
     streams = data if isinstance(data, Streams) else open_data(data, config.image_size)
     torch.manual_seed(plan.seed)  # the heads; the backbone has its own generator
-    model = MaskedDataModel(build_backbone(config, generator_of(plan.seed)))
+    model = MaskedDataModel(build(config, generator_of(plan.seed)))
     source = PretrainingBatches(
         streams,
         plan.part_size // 3,

@@ -3,10 +3,9 @@
     python -m minibeit3.probes RUN_FOLDER --visual-tokenizer FOLDER --out results/NAME.json
 
 Words of captions by picture and against the exact ceiling, visual codes with and without their
-text, texts alone against counts of words. Scenes of holdouts are new, but pretraining holds none of
-their compositions out: test against control shows how hard they are, not how far the model
-generalises. Emoji are those that no emoji scene shows, because scenes draw from all vendors and
-concepts; so style, concept and composition were indeed never seen.
+text, texts alone against counts of words. Scenes of shapes that a holdout tests are new, but
+pretraining keeps none of their compositions out: test against control shows how hard they are, not
+how far the model generalises. Vendors, concepts and compositions of emoji were never seen.
 """
 
 import argparse
