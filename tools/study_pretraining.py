@@ -59,7 +59,7 @@ def one_expert(config: BEiT3Config, generator: torch.Generator) -> Backbone:
     """One FFN for every token: the experts of a layer are the same module."""
     backbone = build_backbone(config, generator)
     for block in backbone.blocks:
-        experts = block.ffn.experts  # pyright: ignore[reportAttributeAccessIssue]
+        experts: Any = block.ffn.experts
         for name in experts:
             experts[name] = experts["V"]
     return backbone
