@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from minibeit3.train import TrainConfig
 PLAN = TrainConfig(
     steps=1000, batch_size=64, lr=1e-3, warmup=100, layer_decay=0.9, save_every=250, log_every=20
 )
+SEGMENTATION_PLAN = replace(PLAN, steps=2000, batch_size=32, warmup=200)
 CROP = (0.6, 1.0)  # of a picture's area: what is left still shows what it is
 SMOOTHING = 0.1
 FASHION_VALIDATION = 5000  # the last of the 60,000, so that settings need no test picture
@@ -220,7 +222,7 @@ def emoji_segmentation(setup: Setup) -> Recipe:
         loss=lambda model, batch: model.loss(*batch),
         evaluate=evaluate,
         references=references,
-        plan=PLAN,
+        plan=SEGMENTATION_PLAN,
         labels=names,
         goals={"mIoU": 0.80},
         controls={"holdout": EMOJI_ONLY, "split": ("val", "test")},
