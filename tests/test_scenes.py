@@ -211,3 +211,11 @@ def test_small_pictures_hold_every_thing_even_at_their_edge(world: str) -> None:
         assert sample.image is not None and sample.boxes is not None
         assert sample.image.shape == (3, 32, 32)
         assert (sample.boxes >= 0).all() and (sample.boxes <= 32).all()
+
+
+def test_scenes_of_few_things_stay_few_and_impossible_numbers_are_refused() -> None:
+    data = SceneCaptions("train", 200, most=2)
+    counts = {len(data.scene(i)[0].things) for i in range(200)}
+    assert counts == {1, 2}
+    with pytest.raises(ValueError, match="most 7 things: this split has 1 to 6"):
+        SceneCaptions("train", 200, most=7)

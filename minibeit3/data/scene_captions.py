@@ -3,6 +3,8 @@
 Do not flip or crop these pictures: the captions speak of left and right.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -36,9 +38,10 @@ class SceneCaptions(Dataset[Sample]):
 
     split: "train", "val", "test", or "control" with a holdout. size: picture side in pixels.
     holdout: a name of `scene_splits.HOLDOUTS`; its test split shows only held-out compositions.
+    most: things in a scene at most, None = as many as the split has; few things are learned first.
     Items have image uint8 (3, H, W), texts (caption,), regions int64 (H, W), boxes float32 (n, 4)
     and info: scene, grammar, canonical (the reference caption), split.
-    Raises ValueError for an unknown split, world or holdout, and a length below 1.
+    Raises ValueError for an unknown split, world or holdout, a length below 1, or an impossible `most`.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class SceneCaptions(Dataset[Sample]):
         size: int = 64,
         world: str = "shapes",
         holdout: str | None = None,
+        most: int | None = None,
     ) -> None:
         if length < 1:
             raise ValueError(f"a dataset of {length} items is empty: ask for at least 1")
@@ -55,6 +59,11 @@ class SceneCaptions(Dataset[Sample]):
             raise ValueError("holdout 'hop' concerns questions only: use it with SceneVQA")
         self.world = world_named(world)
         self.rule = rule_for(self.world, split, holdout)
+        if most is not None:
+            few, limit = self.rule.counts
+            if not few <= most <= limit:
+                raise ValueError(f"most {most} things: this split has {few} to {limit}")
+            self.rule = replace(self.rule, counts=(few, most))
         self.split, self.length, self.size = split, length, size
 
     def __len__(self) -> int:
