@@ -41,7 +41,7 @@ class SceneCaptions(Dataset[Sample]):
     most: things in a scene at most, None = as many as the split has; few things are learned first.
     Items have image uint8 (3, H, W), texts (caption,), regions int64 (H, W), boxes float32 (n, 4)
     and info: scene, grammar, canonical (the reference caption), split.
-    Raises ValueError for an unknown split, world or holdout, a length below 1, or an impossible `most`.
+    Raises ValueError for an unknown split, world or holdout, and a length or `most` out of range.
     """
 
     def __init__(
