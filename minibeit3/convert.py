@@ -267,9 +267,10 @@ def _read(path: Path) -> object:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the released `args`
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises at least ten different types
-        wanted = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:class|global)[^\w]*(\S+)", str(error))
+        names = r"(?:[Uu]nsupported (?:class|global)\W+(?:GLOBAL )?|GLOBAL )([\w.]+)"
+        wanted = re.search(names, str(error))
         if wanted or "unsafe" in str(error).lower():
-            what = (wanted[1] or wanted[2]) if wanted else "code"
+            what = wanted[1] if wanted else "code"
             raise CheckpointError(
                 f"{path} wants to run {what} when opened; a checkpoint needs only tensors, so it "
                 "was refused and nothing ran: get the file from its authors"

@@ -346,6 +346,19 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path, number: int, legacy: bo
     assert not canary.exists()
 
 
+@pytest.mark.parametrize(
+    ("function", "name"), [(open, r"(_?io)\.open"), (os.system, r"posix\.system"), (eval, "eval")]
+)
+def test_the_refusal_names_the_code_that_the_file_asks_for(
+    tmp_path: Path, function: Callable[..., object], name: str
+) -> None:
+    torch.save(Payload(function, "x"), tmp_path / "evil.pth")
+    with pytest.raises(
+        CheckpointError, match=f"wants to run (builtins\\.|__builtin__\\.)?{name} when"
+    ):
+        load_released(tmp_path / "evil.pth")
+
+
 def test_a_changed_or_cut_file_never_loads(tmp_path: Path) -> None:
     state, path = released_state("retrieval"), tmp_path / "a.pth"
     torch.save({"model": state}, path)
