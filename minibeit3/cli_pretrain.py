@@ -17,7 +17,10 @@ def pretrain(
     preset: Annotated[str, typer.Option(help="tiny, small, base, large or giant.")] = "tiny",
     variant: Annotated[str, typer.Option(help="paper or released.")] = "paper",
     data: Annotated[
-        str, typer.Option(help="emoji, scenes, emoji-scenes, glosses, folders; name:2 = twice.")
+        str,
+        typer.Option(
+            help="emoji, scenes, scenes-2 (few things), emoji-scenes, glosses, folders; x:2 = twice."
+        ),
     ] = "emoji,emoji-scenes,scenes:2,glosses",
     steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Images + texts + pairs, in equal thirds.")] = 96,

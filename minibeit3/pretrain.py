@@ -4,6 +4,7 @@ Each batch holds equal thirds of images, texts and pairs. Everything in it is a 
 (seed, number), so that a killed run continues with the same bits.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,9 +95,9 @@ def known_texts() -> PlainTexts:
 def open_data(names: Sequence[str], size: int) -> Streams:
     """The streams of named data, training splits only.
 
-    emoji, scenes, emoji-scenes: images and pairs. glosses: texts. A path is a folder of images
-    with captions or of tar shards, or one tar (images and pairs). "name:3" draws three times as
-    often. ValueError for unknown names, and when a stream stays empty.
+    emoji, scenes, emoji-scenes: images and pairs; scenes-2: of at most two things, from which words
+    are tied to pictures far sooner. glosses: texts. A path is a folder of images with captions or
+    of tar shards, or one tar (images and pairs). "name:3" draws three times as often. ValueError for unknown names, and when a stream stays empty.
     """
     images: list[Dataset[Sample]] = []
     texts: list[Dataset[Sample]] = []
@@ -107,6 +108,8 @@ def open_data(names: Sequence[str], size: int) -> Streams:
                 data, into = KnownEmoji(size), images
             case "scenes":
                 data, into = SceneCaptions("train", SCENES, size), images
+            case _ if few := re.fullmatch(r"scenes-(\d)", name):
+                data, into = SceneCaptions("train", SCENES, size, most=int(few[1])), images
             case "emoji-scenes":
                 data = SceneCaptions("train", SCENES, size, world="emoji", holdout="any")
                 into = images
@@ -117,7 +120,7 @@ def open_data(names: Sequence[str], size: int) -> Streams:
             case _ if Path(name).is_dir():
                 data, into = load_folder(name), images
             case _:
-                known = "emoji, scenes, emoji-scenes, glosses, a folder of captioned images or tars"
+                known = "emoji, scenes, scenes-1 to -6, emoji-scenes, glosses, a folder or tars"
                 raise ValueError(f"unknown data {name!r}: choose from {known}")
         if weight and not (weight.isdigit() and int(weight) > 0):
             raise ValueError(f"{name}:{weight}: the weight is a whole number from 1 up")

@@ -112,6 +112,14 @@ def test_unknown_or_missing_data_is_refused(names: list[str], message: str) -> N
         open_data(names, 64)
 
 
+def test_scenes_of_few_things_can_be_named() -> None:
+    scenes = open_data(["scenes-2", "glosses"], 64).pairs[0]
+    assert isinstance(scenes, SceneCaptions)
+    assert {len(scenes.scene(i)[0].things) for i in range(50)} == {1, 2}
+    with pytest.raises(ValueError, match="most 9 things"):
+        open_data(["scenes-9", "glosses"], 64)
+
+
 def test_a_weight_draws_a_dataset_more_often() -> None:
     data = open_data(["emoji", "scenes:3", "glosses"], 64)
     assert len(data.images) == len(data.pairs) == 4 and len(data.texts) == 1
