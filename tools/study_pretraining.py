@@ -5,7 +5,7 @@
 Every arm departs from `base` in what its line in `ARMS` says. One run at a time, seed by seed, so
 that a study that is cut has every arm. What is in the file already is skipped: give the same
 command again to go on. The model is `NANO`, the data are scenes of shapes and glosses, the figures
-are those of `minibeit3.probes` on scenes that no run saw.
+are those of `minibeit3.probes` on new scenes, of up to six things and of one.
 """
 
 import argparse
@@ -70,6 +70,7 @@ class Arm:
     """One way to pretrain; `steps` is a factor on the budget."""
 
     config: BEiT3Config = NANO
+    data: tuple[str, ...] = ("scenes-1", "scenes-2", "scenes", "glosses")
     hiding: Hiding = field(default_factory=Hiding)
     image_weight: float = 1.0
     clip: float | None = 3.0
@@ -82,6 +83,11 @@ ARMS: dict[str, Arm] = {
     "base": Arm(),
     "adamw": Arm(muon=False),
     "faint": Arm(build=faint),
+    "scenes of all sizes": Arm(data=("scenes", "glosses")),
+    "one thing": Arm(data=("scenes-1", "glosses")),
+    "one thing, faint": Arm(data=("scenes-1", "glosses"), build=faint),
+    "one thing, adamw": Arm(data=("scenes-1", "glosses"), muon=False),
+    "pairs alone": Arm(image_weight=0.0, hiding=Hiding(pair_images=False)),
     "image weight 0.3": Arm(image_weight=0.3),
     "image weight 0": Arm(image_weight=0.0),
     "no clip": Arm(clip=None),
@@ -128,7 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, required=True, help="a folder for the run folders")
     parser.add_argument("--arms", default="all", help=f"comma between: {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1500, help="updates of the arm `base`")
+    parser.add_argument("--steps", type=int, default=1000, help="updates of the arm `base`")
     parser.add_argument("--batch-size", type=int, default=48, help="in equal thirds")
     parser.add_argument("--lr", type=float, default=2e-3)
     return parser.parse_args()
@@ -151,7 +157,7 @@ def one_run(name: str, steps: int, seed: int, given: argparse.Namespace) -> dict
     folder = given.runs / f"{name.replace(' ', '-').replace('/', '-')}_{steps}_{seed}"
     model, records = pretrain(
         arm.config,
-        open_data(["scenes", "glosses"], side),
+        open_data(arm.data, side),
         codes,
         plan,
         folder,
@@ -165,11 +171,13 @@ def one_run(name: str, steps: int, seed: int, given: argparse.Namespace) -> dict
         checkpoint.unlink()
     tokenizer, figures = TextTokenizer.lab(), {}
     samples = tested(side, tokenizer)
-    for picture in ("right", "shuffled", "none"):
-        told = masked_words(model, samples, tokenizer, picture=picture)
-        figures |= {f"words/{picture}/{kind}": found.accuracy for kind, found in told.items()}
-    ceiling = word_ceiling(samples, tokenizer)
-    figures |= {f"words/{k}/all": part["all"].accuracy for k, part in ceiling.items()}
+    for most, scenes in (("", samples), ("one thing/", tested(side, tokenizer, most=1))):
+        for picture in ("right", "shuffled", "none"):
+            told = masked_words(model, scenes, tokenizer, picture=picture)
+            for kind, found in told.items():
+                figures[f"words/{most}{picture}/{kind}"] = found.accuracy
+        for rule, told in word_ceiling(scenes, tokenizer).items():
+            figures[f"words/{most}{rule}/all"] = told["all"].accuracy
     for text in ("right", "shuffled", "none"):
         figures[f"codes/{text}"] = masked_codes(
             model, samples, tokenizer, codes, text=text
@@ -192,9 +200,9 @@ def drawn(side: int) -> torch.Tensor:
     return torch.cat([to_model(x[None], side) for x in images if x is not None]) / 2 + 0.5
 
 
-def tested(side: int, tokenizer: TextTokenizer) -> list[Sample]:
+def tested(side: int, tokenizer: TextTokenizer, most: int | None = None) -> list[Sample]:
     """New scenes whose captions have an exact ceiling."""
-    data = SceneCaptions("test", 2 * TESTED, side)
+    data = SceneCaptions("test", 2 * TESTED, side, most=most)
     return [sample for i in range(2 * TESTED) if exact(sample := data[i], tokenizer)][:TESTED]
 
 
