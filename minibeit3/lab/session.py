@@ -14,6 +14,7 @@ TITLES = {
     "01": "An image is a foreign language",
     "02": "Masking: what is hidden",
     "03": "Multiway block and expert routing",
+    "04": "Masked data modelling: one loss, three streams, trained live",
     "06": "Attention and grounding",
     "11": "From tiny to 1.9 billion, and the released weights",
 }
