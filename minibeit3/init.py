@@ -20,8 +20,8 @@ def initialise(model: nn.Module, depth: int, generator: torch.Generator | None =
     gain sqrt(ln(2 depth)) on values, `out`, `fc1` and `fc2` replaces the division.
     Departure: Microsoft's code draws .02-normals over Magneto's gain and loses it (FACTS 1.2).
     Departure: patches start as torch's convolutions do, uniform within 1 / sqrt(values in a patch),
-    as in the released BEiT-3 code. BEiT's normals make small patches so faint that a tiny model
-    does not see them for thousands of pictures (`tools/study_pretraining.py`, arms "faint").
+    as in the released BEiT-3 code. From BEiT's normals tiny's patches come out a quarter as strong;
+    what that costs is an arm of the study ("faint" in `tools/study_pretraining.py`).
     """
     if next(model.parameters()).is_meta:
         return

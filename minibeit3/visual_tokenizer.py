@@ -186,7 +186,10 @@ class VQKD(nn.Module):
         )
         generator = torch.Generator().manual_seed(config.seed)
         for name, value in self.named_parameters():
-            if value.dim() > 1 and not value.is_meta:
+            if name == "encoder.patch_embed.proj.weight" and not value.is_meta:
+                bound = value[0].numel() ** -0.5  # as torch starts it: see `init.initialise`
+                nn.init.uniform_(value, -bound, bound, generator=generator)
+            elif value.dim() > 1 and not value.is_meta:
                 nn.init.trunc_normal_(value, std=0.02, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(value)
