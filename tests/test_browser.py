@@ -121,6 +121,13 @@ def said(page: Page) -> str:
     return page.locator(".mb3 [aria-live]").first.inner_text()
 
 
+def saying(page: Page) -> Any:
+    """What is said, to wait for: a page that forbids eval refuses `wait_for_function`."""
+    from playwright.sync_api import expect
+
+    return expect(page.locator(".mb3 [aria-live]").first)
+
+
 def test_hover_and_keys_of_an_exported_page_move_the_outline_and_the_spoken_line(
     page: Page, exported: str
 ) -> None:
@@ -145,7 +152,7 @@ def test_hover_and_keys_of_an_exported_page_move_the_outline_and_the_spoken_line
     root = page.locator(".mb3")
     assert (root.get_attribute("data-layer"), root.get_attribute("data-head")) == ("5", "0")
     page.select_option(".mb3 select >> nth=0", "relevance")
-    page.wait_for_function("document.querySelector('[aria-live]').textContent.includes(' owes: ')")
+    saying(page).to_contain_text(" owes: ")
 
 
 def test_weights_in_an_exported_page_are_those_of_the_model(
@@ -185,7 +192,7 @@ def test_a_drag_and_keys_on_an_exported_mask_hide_exactly_the_patches_on_their_w
     page.select_option(".mb3 select >> nth=0", "random")
     page.focus(".mb3 input >> nth=0")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('[aria-live]').textContent.startsWith('3 of')")
+    saying(page).to_have_text(re.compile("^3 of"))
 
 
 def test_controls_of_an_exported_routing_page_change_picture_and_alt_text(
