@@ -58,8 +58,9 @@ def faint(config: BEiT3Config, generator: torch.Generator) -> Backbone:
 def one_expert(config: BEiT3Config, generator: torch.Generator) -> Backbone:
     """One FFN for every token: the experts of a layer are the same module."""
     backbone = build_backbone(config, generator)
-    for block in backbone.blocks:
-        experts: Any = block.ffn.experts
+    blocks: Any = backbone.blocks
+    for block in blocks:
+        experts = block.ffn.experts
         for name in experts:
             experts[name] = experts["V"]
     return backbone
