@@ -55,17 +55,6 @@ def faint(config: BEiT3Config, generator: torch.Generator) -> Backbone:
     return backbone
 
 
-def one_expert(config: BEiT3Config, generator: torch.Generator) -> Backbone:
-    """One FFN for every token: the experts of a layer are the same module."""
-    backbone = build_backbone(config, generator)
-    blocks: Any = backbone.blocks
-    for block in blocks:
-        experts = block.ffn.experts
-        for name in experts:
-            experts[name] = experts["V"]
-    return backbone
-
-
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One way to pretrain; `steps` is a factor on the budget."""
@@ -102,7 +91,6 @@ ARMS: dict[str, Arm] = {
     "fusion layers 1": Arm(config=replace(NANO, fusion_layers=1)),
     "fusion layers 4": Arm(config=replace(NANO, fusion_layers=4)),
     "decoupled": Arm(config=replace(NANO, variant="released", fusion_layers=0, max_text_length=62)),
-    "one FFN": Arm(build=one_expert),
     "budget 1/30": Arm(steps=1 / 30),
     "budget 1/10": Arm(steps=1 / 10),
     "budget 1/3": Arm(steps=1 / 3),
