@@ -95,9 +95,9 @@ def known_texts() -> PlainTexts:
 def open_data(names: Sequence[str], size: int) -> Streams:
     """The streams of named data, training splits only.
 
-    emoji, scenes, emoji-scenes: images and pairs; scenes-2: of at most two things, from which words
-    are tied to pictures far sooner. glosses: texts. A path is a folder of images with captions or
-    of tar shards, or one tar (images and pairs). "name:3" draws three times as often.
+    emoji, scenes, emoji-scenes: images and pairs; scenes-2: of at most two things. glosses: texts.
+    A path is a folder of images with captions or of tar shards, or one tar (images and pairs).
+    "name:3" draws three times as often.
     ValueError for unknown names, and when a stream stays empty.
     """
     images: list[Dataset[Sample]] = []

@@ -38,7 +38,7 @@ class SceneCaptions(Dataset[Sample]):
 
     split: "train", "val", "test", or "control" with a holdout. size: picture side in pixels.
     holdout: a name of `scene_splits.HOLDOUTS`; its test split shows only held-out compositions.
-    most: things in a scene at most, None = as many as the split has; few things are learned first.
+    most: things in a scene at most, None = as many as the split has.
     Items have image uint8 (3, H, W), texts (caption,), regions int64 (H, W), boxes float32 (n, 4)
     and info: scene, grammar, canonical (the reference caption), split.
     Raises ValueError for an unknown split, world or holdout, and a length or `most` out of range.
