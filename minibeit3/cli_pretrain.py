@@ -12,9 +12,9 @@ from minibeit3.cli import command
 def pretrain(
     folder: Annotated[Path, typer.Argument(help="Run folder; a run that is there goes on.")],
     codes: Annotated[
-        Path, typer.Option("--visual-tokenizer", help="Folder of a VQ-KD tokenizer.")
+        Path, typer.Option("--visual-tokenizer", help="Folder of a VQ-KD or pixel tokenizer.")
     ] = Path("data_samples/checkpoints/vqkd"),
-    preset: Annotated[str, typer.Option(help="tiny, small, base, large or giant.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="nano, tiny, small, base, large or giant.")] = "tiny",
     variant: Annotated[str, typer.Option(help="paper or released.")] = "paper",
     data: Annotated[
         str,
@@ -55,7 +55,7 @@ def pretrain(
     from minibeit3.pretrain import pretrain as run
     from minibeit3.runlog import progress
     from minibeit3.train import TrainConfig
-    from minibeit3.visual_tokenizer import VQKD
+    from minibeit3.visual_codes import open_codes
 
     plan = TrainConfig(
         steps=steps,
@@ -73,7 +73,7 @@ def pretrain(
         run(
             sizes(preset, variant),  # pyright: ignore[reportArgumentType]: checked there
             data.split(","),
-            VQKD.from_pretrained(codes).to(pick_device(device)).tokens,
+            open_codes(codes).to(pick_device(device)).tokens,
             plan,
             folder,
             hiding=Hiding(pair_images=not whole_images),

@@ -1,4 +1,4 @@
-"""Every size of a BEiT-3 model in one place, and the five presets."""
+"""Every size of a BEiT-3 model in one place, and the six presets."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,9 +14,8 @@ class BEiT3Config:
 
     variant: "paper" (shared attention, VL experts on top) or "released" (Microsoft's checkpoints).
     fusion_layers: how many top layers own a vision-language expert; 0 in the released variant.
-    image_size, patch_size: pixels, images are square. max_text_length: specials included.
-    drop_path: stochastic depth of the last layer, rising from 0 at the first. final_norm: norm
-    after the last block (the released ImageNet and VQA models have none).
+    image_size, patch_size: pixels, images are square. max_text_length: with specials. drop_path: of
+    the last layer, rising from 0. final_norm: after the last block (not in released ImageNet, VQA).
     """
 
     variant: Variant = "paper"
@@ -53,7 +52,7 @@ class BEiT3Config:
         return 1 + self.patches
 
 
-# tiny, small: ours, for laptops. base, large: the released checkpoints'. giant: paper, Table 2.
+# nano to small: ours, for laptops. base, large: the released checkpoints'. giant: paper, Table 2.
 TINY = BEiT3Config(
     depth=6,
     width=128,
@@ -68,6 +67,7 @@ TINY = BEiT3Config(
 )
 BASE = BEiT3Config(depth=12, width=768, ffn_width=3072, heads=12, fusion_layers=2)
 PRESETS: dict[str, BEiT3Config] = {
+    "nano": replace(TINY, depth=4, image_size=32, visual_vocab_size=256),
     "tiny": TINY,
     "small": replace(
         TINY, depth=8, width=256, ffn_width=1024, heads=8, image_size=128, patch_size=16

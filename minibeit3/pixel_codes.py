@@ -1,11 +1,16 @@
 """The plain visual tokenizer: k-means over the pixels of patches, the control beside VQ-KD."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minibeit3.storage import CheckpointError, check_tensors, read_folder, write_folder
+
 ITERATIONS = 20
+SIZES = ("image_size", "patch_size", "channels")
 
 
 class PixelCodes(nn.Module):
@@ -22,7 +27,7 @@ class PixelCodes(nn.Module):
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size}")
-        self.image_size, self.patch_size = image_size, patch_size
+        self.image_size, self.patch_size, self.channels = image_size, patch_size, channels
         self.register_buffer("prototypes", torch.zeros(codes, channels * patch_size**2))
 
     def patches(self, image01: Tensor) -> Tensor:
@@ -58,6 +63,25 @@ class PixelCodes(nn.Module):
     def tokens(self, image01: Tensor) -> Tensor:
         """Codes int64 (B, N) of images in [0, 1]."""
         return _nearest(self.patches(image01), self.prototypes)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and their manifest into `folder`."""
+        sizes = {name: getattr(self, name) for name in SIZES}
+        config = {"model": "pixel_codes", **sizes, "codes": len(self.prototypes)}
+        write_folder(folder, config, {"prototypes": self.prototypes})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PixelCodes":
+        """The tokenizer saved in `folder`; CheckpointError for whatever is wrong with its files."""
+        config, tensors = read_folder(folder)
+        names = {"codes", *SIZES}
+        whole = all(isinstance(config.get(name), int) and config[name] > 0 for name in names)
+        if config.get("model") != "pixel_codes" or not whole or config.keys() != {"model", *names}:
+            raise CheckpointError(f"{folder} does not describe pixel codes: {config}")
+        codes = cls(**{name: config[name] for name in names})
+        check_tensors(tensors, {"prototypes": tuple(codes.prototypes.shape)}, str(folder))
+        codes.load_state_dict(tensors)
+        return codes
 
 
 def _nearest(pixels: Tensor, centres: Tensor) -> Tensor:

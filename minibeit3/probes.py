@@ -39,7 +39,7 @@ from minibeit3.probes_text import masked_text, text_baselines
 from minibeit3.probes_words import PICTURES, exact, masked_words, word_ceiling
 from minibeit3.runlog import read_metrics
 from minibeit3.text_tokenizer import TextTokenizer
-from minibeit3.visual_tokenizer import VQKD
+from minibeit3.visual_codes import open_codes
 
 HOLDOUTS = ("combo", "relation", "count", "size")
 Samples = dict[str, list[Sample]]
@@ -251,7 +251,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     given = parser.parse_args(given_line)
     result = probe(
         given.folder,
-        VQKD.from_pretrained(given.visual_tokenizer).tokens,
+        open_codes(given.visual_tokenizer).tokens,
         samples=given.samples,
         texts=given.texts,
         ngram_texts=given.ngram_texts,

@@ -44,7 +44,7 @@ class RoutingExplorer:
         self.tokenizer = tokenizer
         self.use = W.Dropdown(options=list(USES), value="fusion encoder", description="use")
         self.released = W.Checkbox(description="released variant", indent=False)
-        self.size = W.Dropdown(options=list(PRESETS), description="preset")
+        self.size = W.Dropdown(options=list(PRESETS), value="tiny", description="preset")
         self.stray = W.Dropdown(options=list(STRAYS), description="through L")
         controls = [self.use, self.released, self.size, self.stray]
         for control in controls:
