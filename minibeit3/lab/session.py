@@ -16,6 +16,8 @@ TITLES = {
     "03": "Multiway block and expert routing",
     "04": "Masked data modelling: one loss, three streams, trained live",
     "06": "Attention and grounding",
+    "07": "Vision encoder and language encoder",
+    "08": "Fusion encoder: questions about pictures",
     "11": "From tiny to 1.9 billion, and the released weights",
 }
 
