@@ -189,3 +189,35 @@ def test_the_linear_line_learns_what_pixels_show() -> None:
     found = linear(pixels(images[:40]), [i % 2 for i in range(40)], pixels(images[40:]))
     assert found == [i % 2 for i in range(20)]
     assert pixels(images).shape == (60, 768)
+
+
+def test_scenes_of_one_thing_are_labelled_by_what_their_caption_grammar_knows() -> None:
+    recipe = open_recipe("scenes-classes", setup(labels=30))
+    assert len(recipe.labels) == 48 and len(set(recipe.labels)) == 48
+    for sample in recipe.samples:
+        scene: Any = sample.info["scene"]
+        (thing,) = scene["things"]
+        assert recipe.labels[sample.label or 0] == f"{thing['colour']} {thing['kind']}"
+
+
+def test_scenes_of_one_thing_are_never_cut() -> None:
+    recipe = open_recipe("scenes-classes", setup(labels=4))
+    samples = list(recipe.samples)
+    whole = setup().pixels([sample.image for sample in samples])
+    for given, drawn in zip(recipe.collate(samples, generator_of(0)).image, whole, strict=True):
+        assert torch.equal(given, drawn) or torch.equal(given.flip(-1), drawn)
+
+
+def test_regions_of_shapes_are_named_by_kind_and_an_oracle_reaches_one() -> None:
+    recipe = open_recipe("scenes-segmentation", setup())
+    kinds = ("circle", "square", "triangle", "star", "cross", "ring")
+    assert recipe.labels[0] == "ground" and set(recipe.labels[1:]) == set(kinds)
+    data = SceneCaptions("test", 4, CONFIG.image_size)
+    samples = [data[i] for i in range(4)]
+    truth = [one_hot(sample, len(recipe.labels)) for sample in samples]
+    assert recipe.evaluate(Oracle(samples, truth), 4)["mIoU"] == 1.0
+
+
+def one_hot(sample: Sample, classes: int) -> Tensor:
+    assert sample.regions is not None
+    return torch.nn.functional.one_hot(sample.regions, classes).permute(2, 0, 1).float()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minibeit3.backbones import preset
+from minibeit3.data.emoji import Emoji
 from minibeit3.data.paths import data_root
 from minibeit3.data.scene_captions import SceneCaptions
 from minibeit3.pixel_codes import PixelCodes
@@ -45,10 +46,12 @@ def test_a_changed_config_is_refused(tmp_path: Path, field: str) -> None:
         PixelCodes.from_pretrained(tmp_path)
 
 
-def test_the_committed_pixel_codes_fit_nano_and_are_nearly_all_used_on_new_scenes() -> None:
+def test_the_committed_pixel_codes_fit_nano_and_are_nearly_all_used_on_new_pictures() -> None:
     codes, config = PixelCodes.from_pretrained(PIXELS), preset("nano")
     assert codes.image_size == config.image_size and codes.patch_size == config.patch_size
     assert len(codes.prototypes) == config.visual_vocab_size
     scenes = SceneCaptions("test", 600, config.image_size)
-    images = torch.stack([scenes[i].image for i in range(600)]).float() / 255  # pyright: ignore
+    emoji = Emoji(split="test", holdout="concept", size=config.image_size, background="random")
+    samples = [scenes[i] for i in range(600)] + [emoji[i] for i in range(len(emoji))]
+    images = torch.stack([s.image for s in samples]).float() / 255  # pyright: ignore
     assert len(codes.tokens(images).unique()) >= 0.95 * len(codes.prototypes)

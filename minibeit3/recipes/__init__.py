@@ -7,7 +7,9 @@ from minibeit3.recipe import Recipe, Setup
 
 RECIPES: Mapping[str, str] = {
     "emoji-classes": "vision:emoji_classes",
+    "scenes-classes": "vision:scenes_classes",
     "fashion-mnist": "vision:fashion_mnist",
+    "scenes-segmentation": "vision:scenes_segmentation",
     "emoji-segmentation": "vision:emoji_segmentation",
     "scenes-detection": "detection:scenes_detection",
     "emoji-detection": "detection:emoji_detection",

@@ -1,4 +1,4 @@
-"""Vision encoder: classes of emoji in an unseen style, Fashion-MNIST, segmentation of scenes."""
+"""Vision encoder: classes of things and of emoji, Fashion-MNIST, segmentation of scenes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from minibeit3.data.emoji import STYLES, Emoji, concepts, subgroups
 from minibeit3.data.images import random_flip, random_resized_crop
@@ -26,6 +27,7 @@ PLAN = TrainConfig(
 )
 SEGMENTATION_PLAN = replace(PLAN, steps=2000, batch_size=32, warmup=200)
 CROP = (0.6, 1.0)  # of a picture's area: what is left still shows what it is
+WHOLE = (1.0, 1.0)  # a cut scene may lose its thing
 SMOOTHING = 0.1
 FASHION_VALIDATION = 5000  # the last of the 60,000, so that settings need no test picture
 KNOWN = 5000  # pictures that the linear classifier of pixels learns from
@@ -72,6 +74,39 @@ def emoji_tests(size: int) -> dict[str, Any]:
     }
 
 
+class OneThing(Dataset[Sample]):
+    """Scenes of one thing, labelled by its colour and kind."""
+
+    def __init__(self, split: str, length: int, size: int) -> None:
+        self.scenes = SceneCaptions(split, length, size, most=1)
+        world = self.scenes.world
+        self.classes = tuple(f"{c} {kind}" for c in world.colours for kind in world.kinds)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        (thing,) = self.scenes.scene(index)[0].things
+        label = self.classes.index(f"{thing.colour} {thing.kind}")
+        return replace(self.scenes[index], label=label)
+
+
+def scenes_classes(setup: Setup) -> Recipe:
+    """Colour and kind of the one thing in a scene, 48 classes: what few labels can teach."""
+    size = setup.config.image_size
+    training = OneThing("train", SCENES, size)
+    return _classes(
+        "scenes-classes",
+        "scenes of one thing with its colour and kind, drawn as they are needed",
+        setup,
+        training,
+        {"": OneThing(setup.split, SCENES, size)},
+        training.classes,
+        controls={"split": ("val", "test")},
+        crop=WHOLE,
+    )
+
+
 def fashion_mnist(setup: Setup) -> Recipe:
     """Ten kinds of clothes in grey 28 x 28 pictures; `data` is the folder of the idx.gz files."""
     whole = FashionMNIST(setup.root(), "train")
@@ -99,8 +134,9 @@ def _classes(
     splits: dict[str, Any],
     classes: tuple[str, ...],
     controls: dict[str, tuple[str, ...]] | None = None,
+    crop: tuple[float, float] = CROP,
 ) -> Recipe:
-    """What both recipes share: crops and mirrors, one linear layer, top-1."""
+    """What these recipes share: crops and mirrors, one linear layer, top-1."""
     chosen = setup.choose(training)
 
     def evaluate(model: ImageClassifier, limit: int) -> Figures:
@@ -130,7 +166,7 @@ def _classes(
         about=about,
         build=lambda backbone, g: ImageClassifier(backbone, len(classes), g),
         samples=chosen,
-        collate=lambda samples, g: classes_batch(samples, setup, len(classes), g),
+        collate=lambda samples, g: classes_batch(samples, setup, len(classes), g, crop),
         loss=lambda model, batch: model.loss(batch.image, batch.labels, SMOOTHING),
         evaluate=evaluate,
         references=references,
@@ -141,11 +177,17 @@ def _classes(
 
 
 def classes_batch(
-    samples: Sequence[Sample], setup: Setup, classes: int, generator: torch.Generator
+    samples: Sequence[Sample],
+    setup: Setup,
+    classes: int,
+    generator: torch.Generator,
+    crop: tuple[float, float] = CROP,
 ) -> Labelled:
     """A part of each picture, mirrored half of the time: what a thing is does not depend on it."""
     size = setup.config.image_size
-    parts = [random_resized_crop(p, size, generator, CROP) for p in pictures(samples)]
+    parts = pictures(samples)
+    if crop != WHOLE:
+        parts = [random_resized_crop(part, size, generator, crop) for part in parts]
     image = setup.pixels([random_flip(part, (), generator) for part in parts])
     return Labelled(image, labels_of(samples, classes))
 
@@ -180,9 +222,19 @@ def emoji_segmentation(setup: Setup) -> Recipe:
 
     Holdouts: a vendor, or pairs of nouns.
     """
+    return _segmentation("emoji-segmentation", setup, "emoji", "group", EMOJI_ONLY)
 
+
+def scenes_segmentation(setup: Setup) -> Recipe:
+    """The kind (circle, star, ...) of every pixel of scenes of shapes."""
+    return _segmentation("scenes-segmentation", setup, "shapes", "kind", ("combo", "size"))
+
+
+def _segmentation(
+    name: str, setup: Setup, world: str, what: str, holdouts: tuple[str, ...]
+) -> Recipe:
     def scenes(split: str, length: int) -> SceneCaptions:
-        return SceneCaptions(split, length, setup.config.image_size, "emoji", setup.holdout)
+        return SceneCaptions(split, length, setup.config.image_size, world, setup.holdout)
 
     training = scenes("train", SCENES)
     names = region_names(training)
@@ -213,9 +265,9 @@ def emoji_segmentation(setup: Setup) -> Recipe:
         return figures
 
     return Recipe(
-        name="emoji-segmentation",
+        name=name,
         mode="vision",
-        about="scenes of emoji with the group of every pixel, drawn as they are needed",
+        about=f"scenes of {world} with the {what} of every pixel, drawn as they are needed",
         build=lambda backbone, g: SemanticSegmenter(backbone, len(names), g),
         samples=setup.choose(training),
         collate=lambda samples, _: painted_batch(samples, setup, len(names)),
@@ -225,14 +277,16 @@ def emoji_segmentation(setup: Setup) -> Recipe:
         plan=SEGMENTATION_PLAN,
         labels=names,
         goals={"mIoU": 0.80},
-        controls={"holdout": EMOJI_ONLY, "split": ("val", "test")},
+        controls={"holdout": holdouts, "split": ("val", "test")},
     )
 
 
 def region_names(scenes: SceneCaptions) -> tuple[str, ...]:
-    """Names of the region classes: the ground, then the emoji groups in their order."""
+    """Names of the region classes: the ground, then the kinds, or the emoji groups, in order."""
     groups = {concept.name: concept.group for concept in concepts()}
-    by_class = {number: groups[kind] for kind, number in scenes.world.classes.items()}
+    emoji = scenes.world.name == "emoji"
+    classes = scenes.world.classes.items()
+    by_class = {number: groups[kind] if emoji else kind for kind, number in classes}
     return ("ground", *(by_class[number] for number in sorted(by_class)))
 
 
