@@ -45,7 +45,7 @@ def main() -> int:
             failed.append(f"{recipe}: no such recipe, there are {', '.join(sorted(RECIPES))}")
             continue
         try:
-            opened = prepare(recipe, None, data=given.data).recipe
+            opened = prepare(recipe, None, size=given.size, data=given.data).recipe
             steps = given.steps or budgeted(recipe, given) or opened.plan.steps
             keep(recipe, {"references": references(recipe, opened, given.limit)})
         except (ValueError, OSError, RuntimeError) as error:
