@@ -1,5 +1,6 @@
 """Masked data modelling: one task for images, texts and pairs (paper, section 2.2)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,9 @@ class MaskedBatch(NamedTuple):
     """Images alone, image-text pairs and texts alone, with something hidden in each.
 
     image: float (Bi, C, H, W); hidden_patches: bool (Bi, N), True = hidden; codes: int64 (Bi, N),
-    the visual tokenizer's ids. text: int64 (Bt, T), hidden words replaced; text_real: bool (Bt, T),
-    True = a real token; hidden_words: bool (Bt, T); words: int64 (Bt, T), the ids before hiding.
+    the visual tokenizer's ids (or pixels, see `masked_pixel_loss`). text: int64 (Bt, T), hidden
+    words replaced; text_real: bool (Bt, T), True = a real token; hidden_words: bool (Bt, T); words:
+    int64 (Bt, T), the ids before hiding.
     pairs: the last `pairs` images belong to the first `pairs` texts. A missing stream is None.
     """
 
@@ -103,4 +105,26 @@ def masked_data_loss(
             count = at.sum().clamp(min=1)
             metrics[f"{stream}_loss"] = (losses.detach() * at).sum() / count
             metrics[f"{stream}_accuracy"] = (right * at).sum() / count
+    return total, metrics
+
+
+Loss = Callable[[Guess | None, Guess | None, float], tuple[Tensor, dict[str, Tensor]]]
+"""`masked_data_loss`, or a loss in its place."""
+
+
+def masked_pixel_loss(
+    patches: Guess | None, words: Guess | None, image_weight: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`masked_data_loss` without a visual tokenizer: squared error of the hidden patches' pixels.
+
+    Departure, for the study of targets: `patches.targets` are float (n, C p p), each patch less
+    its mean and divided by its deviation (MAE, arXiv 2111.06377), and the head's outputs are
+    pixels. No accuracy of patches is told.
+    """
+    total, metrics = masked_data_loss(None, words)
+    if patches is not None and len(patches.targets):
+        losses = (patches.logits.float() - patches.targets).square().mean(dim=-1)
+        total = total.to(losses.device) + image_weight * losses.mean()
+        for stream, at in (("image", ~patches.paired), ("pair_image", patches.paired)):
+            metrics[f"{stream}_loss"] = (losses.detach() * at).sum() / at.sum().clamp(min=1)
     return total, metrics

@@ -37,7 +37,7 @@ from minibeit3.masking import (
     replace_bert,
 )
 from minibeit3.muon import muon_groups
-from minibeit3.objective import MaskedBatch, MaskedDataModel, masked_data_loss
+from minibeit3.objective import Loss, MaskedBatch, MaskedDataModel, masked_data_loss
 from minibeit3.runlog import Record
 from minibeit3.text_tokenizer import TextTokenizer
 from minibeit3.train import ALONE, TrainConfig, train
@@ -194,9 +194,12 @@ class PretrainingBatches:
 
 
 def masked_step(
-    codes: Codes, image_weight: float = 1.0
+    codes: Codes, image_weight: float = 1.0, loss: Loss = masked_data_loss
 ) -> Callable[[nn.Module, MaskedBatch, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]:
-    """The step of `train`: visual codes of the whole image are the targets of hidden patches."""
+    """The step of `train`: visual codes of the whole image are the targets of hidden patches.
+
+    loss: what is minimised; with `masked_pixel_loss`, codes gives pixels.
+    """
 
     def step(
         model: nn.Module, batch: MaskedBatch, generator: torch.Generator
@@ -204,7 +207,8 @@ def masked_step(
         assert batch.image is not None
         with torch.no_grad(), torch.autocast(batch.image.device.type, enabled=False):
             batch = batch._replace(codes=codes(batch.image.float() / 2 + 0.5))
-        return masked_data_loss(*model(batch, generator), image_weight=image_weight)
+        patches, words = model(batch, generator)
+        return loss(patches, words, image_weight)
 
     return step
 

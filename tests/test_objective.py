@@ -7,7 +7,12 @@ import torch.nn.functional as F
 
 from minibeit3 import build_backbone
 from minibeit3.masking import mask_patches, mask_text
-from minibeit3.objective import MaskedBatch, MaskedDataModel, masked_data_loss
+from minibeit3.objective import (
+    MaskedBatch,
+    MaskedDataModel,
+    masked_data_loss,
+    masked_pixel_loss,
+)
 from tests.test_backbones import SMALL
 
 
@@ -65,6 +70,20 @@ def test_one_modality_alone_works_and_the_image_weight_scales_its_term() -> None
     text = b._replace(image=None, hidden_patches=None, codes=None)
     one, two = masked_data_loss(*m(image))[0], masked_data_loss(*m(text))[0]
     torch.testing.assert_close(masked_data_loss(*m(b), image_weight=0.5)[0], 0.5 * one + two)
+
+
+def test_pixels_in_place_of_codes_are_a_squared_error_at_hidden_places_beside_the_same_words() -> (
+    None
+):
+    m, b = model(), batch()
+    b = b._replace(codes=torch.randn(4, 16, 31, generator=torch.Generator().manual_seed(3)))
+    patches, words = m(b)
+    loss, metrics = masked_pixel_loss(patches, words, 0.5)
+    error = F.mse_loss(patches.logits, b.codes[b.hidden_patches])
+    torch.testing.assert_close(loss, 0.5 * error + masked_data_loss(None, words)[0])
+    parts = metrics["image_loss"], metrics["pair_image_loss"]  # equally many are hidden in each
+    torch.testing.assert_close(torch.stack(parts).mean(), error)
+    assert metrics["pair_text_accuracy"] == masked_data_loss(None, words)[1]["pair_text_accuracy"]
 
 
 def test_every_expert_and_both_heads_learn_from_one_mixed_batch() -> None:
