@@ -18,6 +18,8 @@ TITLES = {
     "06": "Attention and grounding",
     "07": "Vision encoder and language encoder",
     "08": "Fusion encoder: questions about pictures",
+    "09": "Dual encoder: find pictures by text and texts by picture",
+    "10": "Sequence-to-sequence: write what a picture shows",
     "11": "From tiny to 1.9 billion, and the released weights",
 }
 
