@@ -16,6 +16,9 @@ def pretrain(
     ] = Path("data_samples/checkpoints/vqkd"),
     preset: Annotated[str, typer.Option(help="nano, tiny, small, base, large or giant.")] = "tiny",
     variant: Annotated[str, typer.Option(help="paper or released.")] = "paper",
+    start: Annotated[
+        Path | None, typer.Option(help="A run or saved model whose weights to begin with.")
+    ] = None,
     data: Annotated[
         str,
         typer.Option(
@@ -79,6 +82,7 @@ def pretrain(
             hiding=Hiding(pair_images=not whole_images),
             image_weight=image_weight,
             muon=muon,
+            start=start,
             device=device,
             on_log=progress(steps),
             team=team,

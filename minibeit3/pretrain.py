@@ -6,7 +6,7 @@ Each batch holds equal thirds of images, texts and pairs. Everything in it is a 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from minibeit3.backbones import Backbone, build_backbone
 from minibeit3.batches import generator_of, order, seed_of
-from minibeit3.checkpoint import save_pretrained
+from minibeit3.checkpoint import from_pretrained, save_pretrained
 from minibeit3.config import BEiT3Config
 from minibeit3.data.emoji import Emoji, concepts, held_codes
 from minibeit3.data.folder import load_folder
@@ -39,6 +39,7 @@ from minibeit3.masking import (
 from minibeit3.muon import muon_groups
 from minibeit3.objective import Loss, MaskedBatch, MaskedDataModel, masked_data_loss
 from minibeit3.runlog import Record
+from minibeit3.storage import CONFIG
 from minibeit3.text_tokenizer import TextTokenizer
 from minibeit3.train import ALONE, TrainConfig, train
 
@@ -226,6 +227,7 @@ def pretrain(
     text_length: int = 32,
     muon: bool = False,
     build: Callable[[BEiT3Config, torch.Generator], Backbone] = build_backbone,
+    start: Path | str | None = None,
     until: int | None = None,
     device: str = "auto",
     on_log: Callable[[Record], None] | None = None,
@@ -236,8 +238,9 @@ def pretrain(
     data: streams, or names for `open_data`. codes: the visual tokenizer, `VQKD.tokens`.
     plan: batch_size is images + pairs + texts, a multiple of three. tokenizer: None = the lab's.
     hiding: None = the paper's. muon: see `muon`; False = AdamW, the paper's. build: the fresh
-    backbone. team: the processes that share the run (`distributed`). The finished model is saved to
-    `folder`/model.
+    backbone. start: folder of a pretrained model whose weights to begin with, None = fresh ones.
+    team: the processes that share the run (`distributed`). The finished model is saved to
+    `folder`/model. ValueError when `start` holds a model of another size or kind.
     """
     if plan.part_size % 3:
         raise ValueError(f"batch_size {plan.part_size} is no multiple of three: thirds are equal")
@@ -249,6 +252,8 @@ def pretrain(
     streams = data if isinstance(data, Streams) else open_data(data, config.image_size)
     torch.manual_seed(plan.seed)  # the heads; the backbone has its own generator
     model = MaskedDataModel(build(config, generator_of(plan.seed)))
+    if start is not None:
+        model.load_state_dict(weights_of(start, config))
     source = PretrainingBatches(
         streams,
         plan.part_size // 3,
@@ -276,3 +281,17 @@ def pretrain(
     if team.first:
         save_pretrained(model, Path(folder) / "model", tokenizer)
     return model, records
+
+
+def weights_of(start: Path | str, config: BEiT3Config) -> dict[str, Tensor]:
+    """The weights of a pretrained model of these sizes; its stochastic depth may differ."""
+    start = Path(start)
+    folder = start if (start / CONFIG).is_file() else start / "model"
+    model = from_pretrained(folder)
+    if not isinstance(model, MaskedDataModel):
+        raise ValueError(f"{start} holds a {type(model).__name__}: name a pretrained model")
+    found = asdict(replace(model.backbone.config, drop_path=config.drop_path))
+    differ = {k: (found[k], v) for k, v in asdict(config).items() if found[k] != v}
+    if differ:
+        raise ValueError(f"{start} is a model of other sizes than asked for (its, asked): {differ}")
+    return model.state_dict()

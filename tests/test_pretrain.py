@@ -150,3 +150,17 @@ def test_thirds_and_vocabularies_must_fit(tmp_path: Path) -> None:
     small = replace(CONFIG, vocab_size=100)
     with pytest.raises(ValueError, match="4000 ids, the model only 100"):
         pretrain(small, streams(), brightness, plan(12), tmp_path)
+
+
+def test_a_run_can_begin_with_the_weights_of_another_of_the_same_sizes(tmp_path: Path) -> None:
+    model, _ = pretrain(CONFIG, streams(), brightness, plan(3), tmp_path / "one")
+    still = replace(plan(1), warmup=0, lr=0.0, min_lr=0.0)
+    data = streams()
+    begun, _ = pretrain(CONFIG, data, brightness, still, tmp_path / "two", start=tmp_path / "one")
+    fresh, _ = pretrain(CONFIG, data, brightness, still, tmp_path / "three")
+    pairs = [(begun.state_dict(), same) for same in (model.state_dict(), fresh.state_dict())]
+    alike = [all(torch.equal(a[n], b[n]) for n in a) for a, b in pairs]
+    assert alike == [True, False]
+    other = replace(CONFIG, heads=4)
+    with pytest.raises(ValueError, match=r"other sizes.*'heads': \(2, 4\)"):
+        pretrain(other, data, brightness, still, tmp_path / "four", start=tmp_path / "one")
