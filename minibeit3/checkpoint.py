@@ -33,6 +33,7 @@ from minibeit3.storage import (
     CONFIG,
     CheckpointError,
     check_tensors,
+    fingerprint_of,
     read_folder,
     write_folder,
 )
@@ -69,6 +70,7 @@ Model = Backbone | TaskModel
 FORMAT = 1
 MAX_DEPTH = 1000  # a file that asks for more wants to keep us busy
 _FIELDS = {"format", "task", "backbone", "settings"}
+_BASE = {"folder", "sha256"}
 
 
 def save_pretrained(
@@ -76,10 +78,13 @@ def save_pretrained(
     folder: str | os.PathLike[str],
     tokenizer: TextTokenizer | None = None,
     dtype: torch.dtype | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write config.json, model.safetensors, manifest.json and the tokenizer's files to `folder`.
 
     dtype: of the weights on disk (torch.bfloat16 halves them), None = as they are in memory.
+    base: folder of a saved model; tensors that it has too, name and bits, are not written again,
+    so that the two folders must stay where they are to each other.
     Raises CheckpointError when the disk refuses; a model that was there before is then unharmed.
     """
     backbone = backbone_of(model)
@@ -91,7 +96,16 @@ def save_pretrained(
         "backbone": asdict(backbone.config),
         "settings": {} if model is backbone else model.settings,
     }
-    write_folder(folder, config, model.state_dict(), _tokenizer_files(tokenizer), dtype)
+    tensors = model.state_dict()
+    if base is not None:
+        stored, known = read_folder(base)
+        if "base" in stored:
+            raise CheckpointError(f"{base} has a base itself: name that one")
+        where = os.path.relpath(Path(base).resolve(), Path(folder).resolve())
+        config["base"] = {"folder": Path(where).as_posix(), "sha256": fingerprint_of(base)}
+        same = [n for n, t in tensors.items() if n in known and torch.equal(t, known[n].to(t))]
+        tensors = {name: t for name, t in tensors.items() if name not in same}
+    write_folder(folder, config, tensors, _tokenizer_files(tokenizer), dtype)
 
 
 def from_pretrained(
@@ -107,6 +121,10 @@ def from_pretrained(
     """
     stored, tensors = read_folder(folder)
     task, config, settings = parse_config(stored, folder)
+    if "base" in stored:
+        names = empty_model(task, config, settings).state_dict().keys() - tensors.keys()
+        known = _base_tensors(stored["base"], Path(folder))
+        tensors |= {name: known[name] for name in names & known.keys()}
     if image_size is not None:
         config, tensors = resize(config, tensors, image_size)
     return fill(empty_model(task, config, settings), tensors, str(folder)).to(device)
@@ -117,7 +135,8 @@ def parse_config(
 ) -> tuple[str, BEiT3Config, dict[str, Any]]:
     """Task, sizes and settings in a config.json; CheckpointError when no model is like that."""
     try:
-        check_fields(stored, _FIELDS, _FIELDS)
+        check_fields(stored, _FIELDS | {"base"}, _FIELDS)
+        check_fields(stored.get("base", {}), _BASE, _BASE if "base" in stored else set())
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}: update it")
         known = fields(BEiT3Config)
@@ -199,6 +218,16 @@ def check_tokenizer(tokenizer: TextTokenizer, config: BEiT3Config) -> None:
             f"the tokenizer has {tokenizer.vocab_size} ids, the model embeds {config.vocab_size}: "
             "this is another model's tokenizer"
         )
+
+
+def _base_tensors(base: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+    place = folder / str(base["folder"])
+    if not place.is_dir() or fingerprint_of(place) != base["sha256"]:
+        raise CheckpointError(
+            f"{folder} holds only what differs from the model in {place}, which is missing or "
+            "another one now: copy both, or save the model again without a base"
+        )
+    return read_folder(place)[1]
 
 
 def _tokenizer_files(tokenizer: TextTokenizer | None) -> dict[str, bytes]:

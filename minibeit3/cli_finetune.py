@@ -105,8 +105,13 @@ def finetune(
 @command
 def evaluate(
     folder: Annotated[Path | None, typer.Argument(help="What finetune wrote.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All fine-tuned models of the lab.")] = False,
-    limit: Limit = 1000,
+    every: Annotated[
+        bool, typer.Option("--all", help="All fine-tuned models of the lab, held to their runs.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Samples of each split; None: 1000, with --all as the run had."),
+    ] = None,
     split: Split = "test",
     data: Data = None,
     references: Annotated[
@@ -118,43 +123,93 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Figures of fine-tuned models, beside their goals and the bands that a study measured."""
-    from minibeit3.data.paths import data_root
-    from minibeit3.finetune import NOTES, evaluate_saved
+    """Figures of fine-tuned models, beside their goals and the bands that a study measured.
+
+    With --all every model in data_samples/checkpoints is measured again and compared with the run
+    that made it; exit code 1 when a figure lies outside what chance allows.
+    """
+    from minibeit3.finetune import evaluate_saved
 
     if (folder is None) != every:
         raise ValueError("name one folder, or give --all")
-    folders = [folder] if folder else sorted(p.parent for p in data_root().rglob(NOTES))
-    if not folders:
-        raise ValueError(f"no fine-tuned models in {data_root()}: finetune one and name its folder")
-    if every and export:
-        raise ValueError("--export takes one model: name its folder")
-    reports = []
-    for place in folders:
-        job, figures = evaluate_saved(
-            place,
-            limit=limit,
-            split=split,  # pyright: ignore[reportArgumentType]: checked there
-            data=data,
-            device=device,
-        )
-        plan = job.notes.get("plan")
-        steps = plan["steps"] if isinstance(plan, dict) else None
-        report: dict[str, Any] = {"folder": str(place), **job.notes, "steps": steps}
-        report |= {"limit": limit, "split": split}
-        if references:
-            report["references"] = job.recipe.references(limit)
-        if export is not None:
-            if job.recipe.export is None:
-                raise ValueError(f"recipe {job.recipe.name} has no server to write predictions for")
-            report["written"] = str(job.recipe.export(job.model, export))
-        report["figures"] = figures
-        if as_json:
-            reports.append(judged(job, report))
-        else:
-            tell(job, report)
+    if folder is None:
+        if references or export or split != "test":
+            raise ValueError("--references, --export and --split take one model: name its folder")
+        again(limit, data, device, as_json)
+        return
+    limit = 1000 if limit is None else limit
+    job, figures = evaluate_saved(
+        folder,
+        limit=limit,
+        split=split,  # pyright: ignore[reportArgumentType]: checked there
+        data=data,
+        device=device,
+    )
+    plan = job.notes.get("plan")
+    steps = plan["steps"] if isinstance(plan, dict) else None
+    report: dict[str, Any] = {"folder": str(folder), **job.notes, "steps": steps}
+    report |= {"limit": limit, "split": split}
+    if references:
+        report["references"] = job.recipe.references(limit)
+    if export is not None:
+        if job.recipe.export is None:
+            raise ValueError(f"recipe {job.recipe.name} has no server to write predictions for")
+        report["written"] = str(job.recipe.export(job.model, export))
+    report["figures"] = figures
     if as_json:
-        typer.echo(json.dumps(reports if every else reports[0], indent=1))
+        typer.echo(json.dumps(judged(job, report), indent=1))
+    else:
+        tell(job, report)
+
+
+def again(limit: int | None, data: Path | None, device: str, as_json: bool) -> None:
+    """Measure every shipped model again; exit code 1 unless all figures hold."""
+    from minibeit3.data.paths import data_root
+    from minibeit3.finetune import NOTES, evaluate_saved
+    from minibeit3.shipped import held_to, recorded_run, shipped
+    from minibeit3.storage import read_json
+
+    if not (folders := shipped()):
+        raise ValueError(f"no fine-tuned models in {data_root()}: finetune one and name its folder")
+    reports, began = [], time.process_time()
+    for folder in folders:
+        notes = read_json(folder / NOTES)
+        run = recorded_run(notes, limit)
+        report: dict[str, Any] = {"folder": str(folder), "recipe": notes["recipe"], "figures": {}}
+        if run is not None:
+            figures = evaluate_saved(folder, limit=run["limit"], data=data, device=device)[1]
+            held = held_to(notes["recipe"], run, figures)
+            report |= {"limit": run["limit"], "command": run["command"]}
+            report["figures"] = {k: h._asdict() | {"holds": h.holds} for k, h in held.items()}
+        reports.append(report)
+        if not as_json:
+            typer.echo(f"{folder.name}: recipe {notes['recipe']}")
+            show([row_of(name, found) for name, found in report["figures"].items()], False)
+            if run is None:
+                typer.echo("results/modes has no run that made this model: nothing to compare")
+    found = [figure["holds"] for report in reports for figure in report["figures"].values()]
+    good = all(found) and all(report["figures"] for report in reports)
+    if as_json:
+        typer.echo(json.dumps(reports, indent=1))
+    else:
+        typer.echo(
+            f"{sum(found)} of {len(found)} figures of {len(reports)} models as recorded, "
+            f"{time.process_time() - began:.0f} CPU-seconds"
+        )
+    if not good:
+        raise typer.Exit(1)
+
+
+def row_of(name: str, found: dict[str, Any]) -> dict[str, str]:
+    """One figure that was measured again, for the table."""
+    seeds = found["seeds"]
+    return {
+        "figure": name,
+        "value": f"{found['value']:.3f}",
+        "recorded": f"{found['recorded']:.3f} ± {found['within']:.3f}",
+        "seeds": f"{seeds.mean:.3f} ± {seeds.sd:.3f} (n={seeds.n})" if seeds else "",
+        "holds": "yes" if found["holds"] else "NO",
+    }
 
 
 def expected_of(job: "Job", report: dict[str, Any]) -> dict[str, "Band"]:

@@ -107,6 +107,15 @@ def read_folder(
     return read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS, device)
 
 
+def fingerprint_of(folder: str | os.PathLike[str]) -> str:
+    """SHA-256 of a folder's weights, as its manifest has it; CheckpointError without one."""
+    listed = read_json(Path(folder) / MANIFEST).get("files")
+    weights = listed.get(WEIGHTS) if isinstance(listed, dict) else None
+    if not isinstance(weights, dict) or not isinstance(weights.get("sha256"), str):
+        raise CheckpointError(f"{Path(folder) / MANIFEST} does not list {WEIGHTS}: {AGAIN}")
+    return weights["sha256"]
+
+
 def read_safetensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """Tensors of one safetensors file; CheckpointError for a malformed or abusive one."""
     try:
