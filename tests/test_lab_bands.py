@@ -58,6 +58,11 @@ def test_what_is_missing_is_none_and_said() -> None:
     assert lab.told(None) == bands.MISSING and lab.verdict(0.9, None) == "unknown"
 
 
+def test_the_kinds_of_runs_that_a_study_holds_are_told() -> None:
+    assert lab.known("known", "labels") == [None, 50] and lab.known("unknown", "labels") == []
+    assert lab.known("known", "start") == ["pretrained", "scratch"]
+
+
 def test_a_line_is_that_of_the_most_samples() -> None:
     assert lab.line("known", "majority/accuracy") == 0.25
 

@@ -1,6 +1,6 @@
 """What notebooks call: `lab.start`, exercises with checks and hints, and honest expectations."""
 
-from minibeit3.lab.bands import Measured, band, counted, line, told, verdict
+from minibeit3.lab.bands import Measured, band, counted, known, line, told, verdict
 from minibeit3.lab.exercises import check, hint, score, use_reference
 from minibeit3.lab.session import Session, start
 
@@ -11,6 +11,7 @@ __all__ = [
     "check",
     "counted",
     "hint",
+    "known",
     "line",
     "score",
     "start",

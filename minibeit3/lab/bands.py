@@ -74,6 +74,11 @@ def over_seeds(
     return Measured(mean(values), sd, len(same), length, mean(r["training_cpu_s"] for r in same))
 
 
+def known(recipe: str, field: str) -> list[Any]:
+    """Values of a field of the study's runs ("labels", "holdout", "blind"), in the file's order."""
+    return list(dict.fromkeys(run.get(field) for run in (study_of(recipe) or {}).get("runs", [])))
+
+
 def line(recipe: str, name: str) -> float | None:
     """A line without a model ("majority/accuracy") that the study computed; None without one.
 
