@@ -154,7 +154,7 @@ def test_thirds_and_vocabularies_must_fit(tmp_path: Path) -> None:
 
 def test_a_run_can_begin_with_the_weights_of_another_of_the_same_sizes(tmp_path: Path) -> None:
     model, _ = pretrain(CONFIG, streams(), brightness, plan(3), tmp_path / "one")
-    still = replace(plan(1), warmup=0, lr=0.0, min_lr=0.0)
+    still = replace(plan(3), steps=1, warmup=0, lr=0.0, min_lr=0.0)
     data = streams()
     begun, _ = pretrain(CONFIG, data, brightness, still, tmp_path / "two", start=tmp_path / "one")
     fresh, _ = pretrain(CONFIG, data, brightness, still, tmp_path / "three")
