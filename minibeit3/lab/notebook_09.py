@@ -178,7 +178,7 @@ def _check_classes(own: Callable[[Embed, Sequence[str], Sequence[str]], Tensor])
         )
         raise AssertionError(
             f"{len(names)} names in {len(templates)} templates: some vector points elsewhere. "
-            "Embed each name in each template, take the mean of a name's vectors, then normalise it."
+            "Embed each name in each template, take the mean of each name, then normalise it."
         )
 
 
