@@ -181,7 +181,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=OUT, help="the results file")
     parser.add_argument("--arms", default="all", help=f"comma between: {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=350, help="updates of the arm `base`")
+    parser.add_argument("--steps", type=int, default=600, help="updates of the arm `base`")
     parser.add_argument("--batch-size", type=int, default=96, help="in equal thirds")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
