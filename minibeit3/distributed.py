@@ -106,6 +106,11 @@ class Team:
         dist.all_reduce(total)
         return total / self.size
 
+    def agreed(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        """The type that all processes named; float32 if they differ."""
+        low = torch.tensor(float(dtype != torch.float32), device=device)
+        return dtype if self.mean(low) in (0, 1) else torch.float32
+
     @contextmanager
     def first_then_rest(self) -> Iterator[None]:
         """The first process runs the block alone, then all others do."""

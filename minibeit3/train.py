@@ -25,7 +25,7 @@ from minibeit3.batches import Source, generator_of, read, seed_of, to_device
 from minibeit3.distributed import Metrics, Step, Team, whole
 from minibeit3.muon import Muon
 from minibeit3.optimiser import learning_rate, parameter_groups
-from minibeit3.precision import DType, autocast, pick_device, pick_dtype
+from minibeit3.precision import DType, autocast, keep_dtype, pick_device, run_dtype
 from minibeit3.runlog import Record, RunLog, read_metrics
 
 ALONE = Team()
@@ -39,7 +39,7 @@ class TrainConfig:
     steps: updates of the parameters. batch_size: samples per update, in `accumulate` equal parts.
     lr, min_lr, warmup: cosine from `lr` to `min_lr` after `warmup` steps of linear rise. clip:
     largest norm of the gradient, None = any. layer_decay: see `optimiser.layer_scales`. dtype:
-    see `precision.pick_dtype`. save_every: steps between checkpoints, 0 = save nothing. log_every:
+    see `precision.run_dtype`. save_every: steps between checkpoints, 0 = save nothing. log_every:
     steps between records. workers: processes that prepare batches. compile: "auto" = on CUDA.
     """
 
@@ -116,7 +116,7 @@ def train(
     checkpoints damaged.
     """
     folder, where = Path(folder), pick_device(device)
-    dtype = pick_dtype(config.dtype, where)
+    dtype = team.agreed(run_dtype(config.dtype, where, folder), where)
     model.to(where)
     compiled = config.compile is True or (config.compile == "auto" and where.type == "cuda")
     runner, step = team.spread(model, step, where, dtype, compiled)
@@ -133,6 +133,8 @@ def train(
     lock = runfolder.locked(folder) if team.first else nullcontext()
     with lock, borrowed_randomness(where):
         start = restore(model, optimiser, config, folder, resume, team)
+        if team.first and config.dtype == "auto" and config.save_every:
+            keep_dtype(dtype, folder)
         own = team.share(range(start * parts, stop * parts))
         batches = read(source, own, config.workers)
         began, spent = time.monotonic(), cpu_seconds(folder, start) - time.process_time()

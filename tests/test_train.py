@@ -30,7 +30,6 @@ from minibeit3.optimiser import (
     parameter_groups,
     released_no_weight_decay,
 )
-from minibeit3.precision import autocast, pick_dtype
 from minibeit3.runlog import METRICS, Record, RunLog, progress, progress_line, read_metrics
 from minibeit3.train import TrainConfig, train
 
@@ -298,16 +297,6 @@ def test_bfloat16_rounds_matrix_products_but_not_parameters(tmp_path: Path):
     train(model, spy, source_of(config), config, tmp_path)
     assert seen == [torch.bfloat16]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize("tiles", [True, False])
-def test_auto_is_bfloat16_only_with_amx_tiles(tiles: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-    cpu = torch.device("cpu")
-    dtype = pick_dtype("auto", cpu)
-    assert dtype == (torch.bfloat16 if tiles else torch.float32)
-    with autocast(cpu, dtype):
-        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
 
 
 @pytest.mark.parametrize(
