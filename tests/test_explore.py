@@ -9,6 +9,7 @@ from PIL import Image
 
 from minibeit3 import build_backbone, preset, routing_table
 from minibeit3.explore import AttentionExplorer, MaskExplorer, core
+from minibeit3.explore.hiding import distance_picture
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
@@ -32,6 +33,22 @@ def test_png_bytes_hold_exactly_the_picture_and_repeat() -> None:
 def test_a_grid_that_does_not_divide_the_side_is_refused() -> None:
     with pytest.raises(ValueError, match=r"100.*3 x 3"):
         core.enlarge(np.zeros((3, 3)), 100)
+
+
+@pytest.mark.parametrize("grid", [4, 14, 24])
+def test_pictures_of_every_grid_have_a_whole_number_of_pixels_a_patch(grid: int) -> None:
+    hidden = np.zeros((grid, grid), bool)
+    hidden[1, 2] = True
+    pattern = np.full((1, grid**2 + 2, grid**2 + 2), 0.01)
+    heat = core.heat_picture(PICTURE, pattern[0, 0, 1:-1].reshape(grid, grid), 0.01)
+    drawn = [heat, core.masked_picture(PICTURE, hidden).picture]
+    drawn += [distance_picture(PICTURE, hidden).picture]
+    for picture in drawn:
+        assert picture.shape[0] == picture.shape[1] and picture.shape[0] % grid == 0
+        assert abs(picture.shape[0] - 256) <= grid // 2
+    step = len(drawn[1]) // grid
+    assert (drawn[1][step + 1 : 2 * step - 1, 2 * step + 1 : 3 * step - 1] == core.GREY).all()
+    assert "patch row 1" in core.attention_picture(PICTURE, pattern, ["a"], 1, None, grid).alt
 
 
 def test_attention_rows_split_a_row_into_cls_patches_and_words() -> None:

@@ -60,8 +60,17 @@ def enlarge(cells: NDArray, side: int) -> NDArray:
     return cells.repeat(side // rows, axis=0).repeat(side // columns, axis=1)
 
 
+def fitting(side: int, grid: int) -> int:
+    """The multiple of the grid that is nearest to `side`, as `enlarge` needs it."""
+    return grid * max(1, round(side / grid))
+
+
 def masked_picture(picture: Picture, hidden: Bools, side: int = 256) -> Drawn:
-    """The photograph with hidden patches, bool (h, w), covered in grey, and the patch grid."""
+    """The photograph with hidden patches, bool (h, w), covered in grey, and the patch grid.
+
+    side: pixels, or the nearest number that the grid divides.
+    """
+    side = fitting(side, len(hidden))
     base = scaled(picture, side).copy()
     base[enlarge(hidden, side)] = GREY
     step = side // hidden.shape[0]
@@ -99,8 +108,10 @@ def heat_picture(
 ) -> Picture:
     """The photograph under attention weights (h, w): strongest colour where they reach `most`.
 
-    query: patch that asks, outlined; None = none.
+    query: patch that asks, outlined; None = none. side: pixels, or the nearest number that the
+    grid divides.
     """
+    side = fitting(side, len(weights))
     grey = scaled(picture, side).astype(np.float32).mean(axis=-1, keepdims=True)
     share = enlarge(np.clip(weights / max(most, 1e-12), 0, 1), side)
     mixed = 0.45 * grey + 0.55 * cividis(share).astype(np.float32)

@@ -16,6 +16,7 @@ from minibeit3.explore.core import (
     Picture,
     cividis,
     enlarge,
+    fitting,
     font,
     scaled,
 )
@@ -40,7 +41,7 @@ def nearest_visible(hidden: Bools) -> tuple[Floats, NDArray[np.int64]]:
 
 def distance_picture(picture: Picture, hidden: Bools, side: int = 256) -> Drawn:
     """Hidden patches coloured by the distance to the nearest visible one, with the number."""
-    distance = nearest_visible(hidden)[0]
+    distance, side = nearest_visible(hidden)[0], fitting(side, len(hidden))
     out = scaled(picture, side).copy()
     cover = enlarge(hidden, side)
     out[cover] = enlarge(cividis(np.minimum(distance / FAR, 1)), side)[cover]
