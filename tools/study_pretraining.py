@@ -62,7 +62,7 @@ OUT = ROOT / "results" / "study_pretraining.json"
 NANO = preset("nano")
 SIDE, PATCH, CODES = NANO.image_size, NANO.patch_size, NANO.visual_vocab_size
 CODE_PICTURES, VQKD_PICTURES, VQKD_STEPS = 1000, 3000, 800
-TESTED, WATCHED, MARKS = 400, 150, 12
+TESTED, LINEAR, WATCHED, MARKS = 1000, 400, 150, 12
 FEW = ("scenes-1", "glosses")
 TEXT_LENGTH, TEXT_LENGTH_OF_MANY = 12, 24  # of captions of one thing, of more; with specials
 SPLITS = ("val", "test")
@@ -272,7 +272,7 @@ def probed(model: MaskedDataModel, codes: Codes, target: str) -> dict[str, float
             told = masked_codes(model, samples, tokenizer, codes, text=text)
             found[f"codes/{text}"] = told.accuracy
         found["gain/codes"] = found["codes/right"] - found["codes/shuffled"]
-    known, asked = (features(model, scenes(split)) for split in ("val", "test"))
+    known, asked = (features(model, scenes(split)[:LINEAR]) for split in ("val", "test"))
     for kind in ("colour", "shape"):
         found[f"features/{kind}"] = linear_accuracy(known, asked, kind)
     return found
@@ -287,7 +287,7 @@ def features(model: MaskedDataModel, samples: Sequence[Sample]) -> np.ndarray:
 
 def linear_accuracy(known: np.ndarray, asked: np.ndarray, kind: str) -> float:
     """How often a linear layer on features tells the "colour" or "shape" of the one thing."""
-    labels = {split: [thing(sample)[NAMED[kind]] for sample in scenes(split)] for split in SPLITS}
+    labels = {s: [thing(sample)[NAMED[kind]] for sample in scenes(s)[:LINEAR]] for s in SPLITS}
     names = sorted(set(labels["val"]))
     guessed = linear(known, [names.index(label) for label in labels["val"]], asked)
     pairs = zip(guessed, labels["test"], strict=True)
@@ -348,7 +348,7 @@ def references(runs: Path) -> dict[str, Any]:
         ids = codes(pictures(samples, SIDE) / 2 + 0.5)
         lines[f"{target}/share used"] = code_usage(ids, CODES).used
     known, asked = (
-        pixels([s.image for s in scenes(split) if s.image is not None]) for split in SPLITS
+        pixels([s.image for s in scenes(split)[:LINEAR] if s.image is not None]) for split in SPLITS
     )
     for kind in ("colour", "shape"):
         lines[f"features/{kind} of pixels"] = linear_accuracy(known, asked, kind)
