@@ -15,6 +15,7 @@ TITLES = {
     "02": "Masking: what is hidden",
     "03": "Multiway block and expert routing",
     "04": "Masked data modelling: one loss, three streams, trained live",
+    "05": "Does it use the other language? The gain, and the ablations the paper lacks",
     "06": "Attention and grounding",
     "07": "Vision encoder and language encoder",
     "08": "Fusion encoder: questions about pictures",
