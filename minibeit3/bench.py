@@ -8,10 +8,9 @@ Letters: B samples, T text tokens, D width, F FFN width, n hidden places.
 """
 
 import gc
-import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
@@ -32,7 +31,10 @@ from minibeit3.precision import autocast
 from minibeit3.visibility import Visibility
 
 Run = Callable[[], Any]
-WORKS = (*get_args(Mode), "step", "caption")
+Peer = Callable[..., Mapping[str, Run]]
+"""f(work, config, batch, dtype): runs by what follows the peer's name; none of unknown work."""
+STEPS = ("step", "gradient")
+WORKS = (*get_args(Mode), *STEPS, "caption")
 WORDS = 20  # of a caption
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -57,7 +59,7 @@ def made_batch(config: BEiT3Config, batch: int, text_length: int, device: str) -
 def work_flops(config: BEiT3Config, work: str, batch: int, text_length: int) -> int | None:
     """Of the backbone, without heads, by count; None for captions."""
     modes: tuple[Mode, ...] = ("image", "text", "pair")
-    if work == "step":
+    if work in STEPS:
         return batch * sum(training_flops(config, mode, text_length) for mode in modes)
     return batch * forward_flops(config, work, text_length) if work in modes else None  # pyright: ignore[reportArgumentType]
 
@@ -70,8 +72,8 @@ def inputs(work: str, b: MaskedBatch) -> dict[str, Tensor]:
     return given.get(work, {"image": image, "text": text})
 
 
-def learn(model: nn.Module, loss: Callable[[], Tensor], dtype: torch.dtype) -> Run:
-    """Forward, backward and AdamW."""
+def learn(model: nn.Module, loss: Callable[[], Tensor], dtype: torch.dtype, work: str) -> Run:
+    """Forward, backward and, unless the work is "gradient", AdamW."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     device = next(model.parameters()).device
 
@@ -79,7 +81,8 @@ def learn(model: nn.Module, loss: Callable[[], Tensor], dtype: torch.dtype) -> R
         with autocast(device, dtype):
             value = loss()
         value.backward()
-        optimiser.step()
+        if work == "step":
+            optimiser.step()
         optimiser.zero_grad()
 
     return run
@@ -168,29 +171,32 @@ def contestants(
     device: str = "cpu",
     dtypes: tuple[torch.dtype, ...] = (torch.float32,),
     compiled: bool = False,
-    peers: Mapping[str, Callable[..., Run]] | None = None,
+    peers: Mapping[str, Peer] | None = None,
 ) -> dict[str, Run]:
     """By name, everything that does this work; each has its own weights.
 
-    work: image, text, pair (forward), step (a mixed training step of 3 `batch` samples) or caption
-    (20 words). peers: name to f(work, config, batch, dtype), which gives a run. ValueError for
-    unknown work.
+    work: image, text, pair (forward), step (a mixed training step of 3 `batch` samples), gradient
+    (a step that changes nothing: large models fit side by side) or caption (20 words). ValueError
+    for unknown work.
     """
     if work not in WORKS:
         raise ValueError(f"unknown work {work!r}: choose from {', '.join(WORKS)}")
     b, found = made_batch(config, batch, text_length, device), {}
-    if work == "caption":
-        return captions(config, b, device)
     for dtype in dtypes:
         name = NAMES[dtype]
-        for how in ("", " compiled") if compiled else ("",):
-            found[f"minibeit3 {name}{how}"] = own(work, config, b, device, dtype, bool(how))
-        if work == "step":
-            whole = own(work, config, b, device, dtype, False, pruned=False)
-            found[f"minibeit3 {name}, whole last block"] = whole
-        found[f"bound {name}"] = bound(work, config, b, device, dtype)
+        if work == "caption":
+            runs = captions(config, b, device, dtype)
+            found |= {f"minibeit3 {name}, {how}": run for how, run in runs.items()}
+        else:
+            for how in ("", " compiled") if compiled else ("",):
+                found[f"minibeit3 {name}{how}"] = own(work, config, b, device, dtype, bool(how))
+            if work in STEPS:
+                whole = own(work, config, b, device, dtype, False, pruned=False)
+                found[f"minibeit3 {name}, whole last block"] = whole
+            found[f"bound {name}"] = bound(work, config, b, device, dtype)
         for peer, make in (peers or {}).items():
-            found[f"{peer} {name}"] = make(work, config, b, dtype)
+            runs = make(work, config, b, dtype)
+            found |= {f"{peer} {name}{how}": run for how, run in runs.items()}
     return found
 
 
@@ -205,14 +211,14 @@ def own(
 ) -> Run:
     """A run of this package; compiled steps have no stochastic depth (drawn on the CPU)."""
     torch.manual_seed(0)
-    if work == "step":
+    if work in STEPS:
         config = replace(config, drop_path=0.0) if compiled else config
         model = MaskedDataModel(build_backbone(config)).to(device).train()
         if not pruned:  # who looks into the last block gets the whole one
             model.backbone.blocks[-1].register_forward_hook(lambda *_: None)
         if compiled:
-            return learn(model, torch.compile(FixedPlaces(model, b), fullgraph=False), dtype)
-        return learn(model, lambda: masked_data_loss(*model(b))[0], dtype)
+            return learn(model, torch.compile(FixedPlaces(model, b)), dtype, work)
+        return learn(model, lambda: masked_data_loss(*model(b))[0], dtype, work)
     model: Any = build_backbone(config).to(device).eval()
     runner, given = torch.compile(model) if compiled else model, inputs(work, b)
     return forward(lambda: runner(**given), device, dtype)
@@ -221,8 +227,8 @@ def own(
 def bound(work: str, config: BEiT3Config, b: MaskedBatch, device: str, dtype: torch.dtype) -> Run:
     """A run of the bare products."""
     model = Bound(config, b).to(device)
-    if work == "step":
-        return learn(model, model.loss, dtype)
+    if work in STEPS:
+        return learn(model, model.loss, dtype, work)
     assert b.text is not None
     images, texts = b.pairs * (work != "text"), b.pairs * (work != "image")
     x = model.tokens(images, texts, b.text.shape[1])
@@ -232,37 +238,44 @@ def bound(work: str, config: BEiT3Config, b: MaskedBatch, device: str, dtype: to
 def forward(call: Run, device: str, dtype: torch.dtype) -> Run:
     """The call without gradients."""
 
-    def run() -> None:
+    def run() -> Any:
         with torch.no_grad(), autocast(torch.device(device), dtype):
-            call()
+            return call()
 
     return run
 
 
-def captions(config: BEiT3Config, b: MaskedBatch, device: str) -> dict[str, Run]:
+def captions(
+    config: BEiT3Config, b: MaskedBatch, device: str, dtype: torch.dtype = torch.float32
+) -> dict[str, Run]:
     """Captions of `WORDS` words: greedy, by three beams, and greedy without the cache."""
     torch.manual_seed(0)
     captioner = ImageCaptioner(build_backbone(config)).to(device).eval()
     assert b.image is not None
     image, limit = b.image[b.pairs :], WORDS + 3
-    with torch.no_grad():
-        for special in captioner.settings.values():  # random weights must not end early
-            captioner.mlm_head.bias[special] = -1e4
+    silence(captioner.mlm_head, captioner.settings.values())
 
     def without_cache() -> list[list[int]]:
         ids = torch.full((len(image), 1), captioner.bos_id, device=device)
         mask = torch.full_like(ids, captioner.mask_id)
-        with torch.no_grad():
-            for _ in range(WORDS):
-                logits = captioner(image, torch.cat([ids, mask], dim=1))[:, -1]
-                ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
+        for _ in range(WORDS):
+            logits = captioner(image, torch.cat([ids, mask], dim=1))[:, -1]
+            ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
         return ids[:, 1:].tolist()
 
-    return {
+    runs = {
         "greedy": lambda: captioner.generate(image, limit, beams=1),
         "3 beams": lambda: captioner.generate(image, limit, beams=3),
         "greedy without cache": without_cache,
     }
+    return {name: forward(run, device, dtype) for name, run in runs.items()}
+
+
+@torch.no_grad()
+def silence(head: nn.Linear, specials: Iterable[int]) -> None:
+    """Never guess these: random weights must not end a caption early."""
+    for special in specials:
+        head.bias[special] = -1e4
 
 
 def in_turns(runs: Mapping[str, Run], rounds: int, cuda: bool) -> dict[str, list[float]]:
@@ -283,13 +296,23 @@ def in_turns(runs: Mapping[str, Run], rounds: int, cuda: bool) -> dict[str, list
     return times
 
 
-def table(times: Mapping[str, list[float]], flops: int | None) -> list[dict[str, Any]]:
-    """One row per contestant: median seconds, its speed as a multiple of each other's."""
+def table(
+    times: Mapping[str, list[float]],
+    flops: int | None,
+    ceilings: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per contestant: median seconds, its speed as a multiple of each other's.
+
+    ceilings: GFLOP/s that matrix products reach here, by the name of the type.
+    """
     rows = []
     for name, mine in times.items():
         row: dict[str, Any] = {"name": name, "seconds": statistics.median(mine)}
         if flops is not None:
-            row["gflops_per_second"] = flops / row["seconds"] / 1e9
+            speed = row["gflops_per_second"] = flops / row["seconds"] / 1e9
+            limit = next((v for k, v in (ceilings or {}).items() if k in name), None)
+            if limit is not None:
+                row["share_of_matmul"] = speed / limit
         row["times_as_fast_as"] = {
             other: statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
             for other, theirs in times.items()
@@ -297,17 +320,3 @@ def table(times: Mapping[str, list[float]], flops: int | None) -> list[dict[str,
         }
         rows.append(row)
     return rows
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the figures belong to."""
-    cpu = torch.backends.cpu.get_cpu_capability()
-    gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    return {
-        "cpu": cpu,
-        "gpu": gpu,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-        "clock": "wall" if gpu else "process CPU time",
-    }

@@ -6,7 +6,7 @@ these packages are missing, stand-ins that refuse to be called take their places
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
@@ -16,10 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibeit3.bench import Run, forward, inputs, learn
+from minibeit3.bench import STEPS, WORDS, Run, forward, inputs, learn, silence
 from minibeit3.config import BEiT3Config
+from minibeit3.decoding import Score, beam_search, decode
 from minibeit3.objective import MaskedBatch
+from minibeit3.visibility import caption_rule
 
+SPECIALS = (0, 1, 2)  # <s>, <pad>, </s>
 BORROWED = {"fairscale.nn": ("checkpoint_wrapper", "wrap"), "timm.models.layers": ("drop_path",)}
 
 
@@ -28,15 +31,72 @@ def installed() -> bool:
     return find_spec("torchscale") is not None
 
 
-def torchscale(work: str, config: BEiT3Config, b: MaskedBatch, dtype: torch.dtype) -> Run:
-    """The same work as `bench.own` in one pass per kind of sample, as its users do it."""
+def torchscale(
+    work: str,
+    config: BEiT3Config,
+    b: MaskedBatch,
+    dtype: torch.dtype,
+    everywhere: bool = False,
+) -> Mapping[str, Run]:
+    """The same work as `bench.own` in one pass per kind of sample, as its users do it.
+
+    everywhere: True = logits at all places of the training loss, as where nobody picks the hidden.
+    """
     device = b.image.device.type if b.image is not None else "cpu"
     model = Masked(config).to(device)
-    if work == "step":
-        return learn(model.train(), lambda: model.loss(b), dtype)
+    if work in STEPS:
+        return {"": learn(model.train(), lambda: model.loss(b, everywhere), dtype, work)}
+    model.eval()
+    if work == "caption":
+        return captions(model, b, dtype)
     given = inputs(work, b)
     names = {"textual_tokens": given.get("text"), "visual_tokens": given.get("image")}
-    return forward(lambda: model.eval().backbone(**names), device, dtype)
+    return {"": forward(lambda: model.backbone(**names), device, dtype)}
+
+
+def captions(model: "Masked", b: MaskedBatch, dtype: torch.dtype) -> Mapping[str, Run]:
+    """Captions of `WORDS` words, greedy and by three beams, by this package's search."""
+    assert b.image is not None
+    image = b.image[b.pairs :]
+    start = torch.zeros(len(image), 1, dtype=torch.int64, device=image.device)
+    silence(model.word_head, (*SPECIALS, model.config.vocab_size - 1))
+
+    def greedy() -> Any:
+        return list(decode(scorer(model, image), start, SPECIALS[2], WORDS))
+
+    def beams() -> Any:
+        return beam_search(scorer(model, image), start, SPECIALS[2], 3, WORDS + 3, 0.6)
+
+    named = {", greedy": greedy, ", 3 beams": beams}
+    return {name: forward(run, image.device.type, dtype) for name, run in named.items()}
+
+
+def scorer(model: "Masked", image: Tensor) -> Score:
+    """Scores of the next word as Microsoft's captioning does it: two tokens per word.
+
+    Every beam encodes its image, and whole caches are put in order, the image's part too.
+    """
+    c = model.config
+    states: dict[int, dict[str, Tensor]] = {i: {} for i in range(c.depth)}
+
+    def score(ids: Tensor, rows: Tensor | None) -> Tensor:
+        length, first = ids.shape[1], not states[0]
+        newest = torch.stack([ids[:, -1], torch.full_like(ids[:, -1], c.vocab_size - 1)], dim=1)
+        kept = c.image_tokens + length - 1
+        rule = caption_rule(c.image_tokens, length + 1, ids.device)
+        if first:
+            pictures = image if rows is None else image[rows]
+            given = {"visual_tokens": pictures, "attn_mask": (~rule).float()}
+        else:
+            for state in states.values():
+                for name, value in state.items():
+                    state[name] = (value if rows is None else value[rows])[:, :, :kept]
+            places = torch.arange(length + 1, length + 3, device=ids.device)[None]
+            given = {"positions": places, "attn_mask": (~rule[-2:]).float()}
+        found = model.backbone(textual_tokens=newest, incremental_state=states, **given)
+        return model.word_head(found["encoder_out"][:, -1])
+
+    return score
 
 
 class Masked(nn.Module):
@@ -49,7 +109,7 @@ class Masked(nn.Module):
                 EncoderConfig,
             )
             from torchscale.model.BEiT3 import BEiT3  # pyright: ignore[reportMissingImports]
-        c = config
+        self.config = c = config
         self.backbone: Any = BEiT3(
             EncoderConfig(
                 encoder_embed_dim=c.width,
@@ -69,7 +129,7 @@ class Masked(nn.Module):
         self.vision_head = nn.Linear(c.width, c.visual_vocab_size)
         self.word_head = nn.Linear(c.width, c.vocab_size)
 
-    def loss(self, b: MaskedBatch) -> Tensor:
+    def loss(self, b: MaskedBatch, everywhere: bool = False) -> Tensor:
         """Images, pairs and texts, one pass each."""
         assert b.image is not None and b.text is not None and b.hidden_patches is not None
         assert b.hidden_words is not None and b.codes is not None and b.words is not None
@@ -82,12 +142,15 @@ class Masked(nn.Module):
             textual_tokens=b.text[:n],
         )["encoder_out"]
         text = self.backbone(textual_tokens=b.text[n:])["encoder_out"]
-        patches = torch.cat([image["encoder_out"][:, 1:], pair[:, 1:length]])[at]
-        words = torch.cat([pair[:, length:], text])[b.hidden_words]
-        guess = self.vision_head(patches).float(), self.word_head(words).float()
-        return F.cross_entropy(guess[0], b.codes[at]) + F.cross_entropy(
-            guess[1], b.words[b.hidden_words]
-        )
+        patches = torch.cat([image["encoder_out"][:, 1:], pair[:, 1:length]])
+        words = torch.cat([pair[:, length:], text])
+        if everywhere:
+            guess = self.vision_head(patches)[at], self.word_head(words)[b.hidden_words]
+        else:
+            guess = self.vision_head(patches[at]), self.word_head(words[b.hidden_words])
+        truth = b.codes[at], b.words[b.hidden_words]
+        image, text = (F.cross_entropy(g.float(), t) for g, t in zip(guess, truth, strict=True))
+        return image + text
 
 
 @contextmanager

@@ -9,11 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from minibeit3 import PRESETS, bench, bench_torchscale, cli
+from minibeit3 import PRESETS, bench, bench_growth, bench_machine, bench_peers, cli
+from minibeit3 import bench_torchscale as ts
 from minibeit3.objective import MaskedDataModel, masked_data_loss
 from minibeit3.plan import Machine, plan
+from minibeit3.visibility import caption_rule
 from tests.test_backbones import SMALL, small
-from tools import gpu_goals
+from tools import cpu_goals, gpu_goals, report_bench
+
+WITHOUT = "pip install --no-deps torchscale"
+BOTH = (torch.float32, torch.bfloat16)
 
 
 def test_hidden_places_are_as_many_as_the_paper_hides() -> None:
@@ -34,8 +39,10 @@ def test_the_loss_at_fixed_places_is_the_objective_s(variant: str) -> None:
 @pytest.mark.parametrize("work", bench.WORKS)
 def test_every_contestant_of_every_work_runs_and_is_compared(work: str) -> None:
     config = replace(SMALL, max_text_length=32)
-    times = bench.in_turns(bench.contestants(work, config, 1, 8), 1, cuda=False)
+    times = bench.in_turns(bench.contestants(work, config, 1, 8, dtypes=BOTH), 1, cuda=False)
     rows = bench.table(times, bench.work_flops(config, work, 1, 8))
+    types = [next(t for t in ("fp32", "bf16") if t in row["name"]) for row in rows]
+    assert types == sorted(types, reverse=True) and len(set(types)) == 2
     assert len(rows) >= 2 and all(len(row["times_as_fast_as"]) == len(rows) - 1 for row in rows)
     assert all(row["seconds"] > 0 for row in rows)
 
@@ -47,7 +54,21 @@ def test_turns_alternate_and_ratios_are_of_pairs_within_a_round() -> None:
     assert order == list("ababab") and [len(t) for t in times.values()] == [2, 2]
     rows = bench.table({"a": [1.0, 2.0, 9.0], "b": [2.0, 4.0, 9.0]}, flops=6 * 10**9)
     assert rows[0]["times_as_fast_as"] == {"b": 2.0} and rows[1]["times_as_fast_as"] == {"a": 0.5}
-    assert rows[0]["gflops_per_second"] == 3.0
+    assert rows[0]["gflops_per_second"] == 3.0 and "share_of_matmul" not in rows[0]
+    rows = bench.table({"a bf16": [2.0], "a fp32": [2.0]}, 6 * 10**9, {"fp32": 4.0, "bf16": 6.0})
+    assert [row["share_of_matmul"] for row in rows] == [0.5, 0.75]
+
+
+def test_a_gradient_is_a_step_that_changes_nothing() -> None:
+    def moved(work: str) -> bool:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        before = model.weight.detach().clone()
+        bench.learn(model, lambda: model(torch.ones(1, 2)).sum(), torch.float32, work)()
+        assert model.weight.grad is None
+        return not torch.equal(before, model.weight)
+
+    assert moved("step") and not moved("gradient")
 
 
 def test_the_cached_caption_is_the_one_without_cache() -> None:
@@ -68,11 +89,148 @@ def test_the_command_writes_what_it_shows(tmp_path: Path) -> None:
     assert report["machine"]["threads"] == torch.get_num_threads()
 
 
-@pytest.mark.skipif(not bench_torchscale.installed(), reason="pip install --no-deps torchscale")
-@pytest.mark.parametrize("work", ["image", "text", "pair", "step"])
+# The machine
+
+
+def test_the_peak_is_what_tensors_hold_at_once_and_not_what_they_add_up_to() -> None:
+    kept = torch.zeros(2**18)  # was there before
+
+    def run() -> None:
+        first = kept + 1  # 1 MiB
+        second = torch.cat([first, first])  # 2 MiB more
+        del first, second
+        _ = kept + 2
+
+    assert 3 * 2**20 <= bench_machine.peak_bytes(run, "cpu") < 3.1 * 2**20
+
+
+def test_ceilings_are_of_both_types_and_the_machine_is_named() -> None:
+    found = bench_machine.ceilings("cpu", side=64)
+    assert set(found) == set(bench.NAMES.values()) and all(speed > 0 for speed in found.values())
+    assert bench_machine.machine("cpu")["threads"] == torch.get_num_threads()
+
+
+# Growth
+
+
+def test_one_thing_grows_at_a_time() -> None:
+    for what, sizes in bench_growth.variants(SMALL, 2).items():
+        assert [size / sizes[0][0] for size, _, _ in sizes][-1] >= 3
+        for _, config, batch in sizes:
+            changed = {
+                "batch": batch != 2,
+                "sequence": config.image_size != SMALL.image_size,
+                "depth": config.depth != SMALL.depth,
+                "width": (config.width, config.ffn_width) != (SMALL.width, SMALL.ffn_width),
+            }
+            assert not any(is_other for name, is_other in changed.items() if name != what)
+            assert config.width // config.heads == SMALL.width // SMALL.heads
+
+
+def test_the_exponent_is_that_of_a_power_law() -> None:
+    assert bench_growth.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    rows = bench_growth.growth(SMALL, "text", 1, 4, "cpu", torch.float32, 1)
+    assert [row["grows"] for row in rows] == ["batch", "sequence", "depth", "width"]
+
+
+# Peers
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.skipif(not ts.installed(), reason=WITHOUT)
+@pytest.mark.parametrize("work", ["image", "text", "pair", "step", "gradient"])
 def test_torchscale_does_the_same_work(work: str) -> None:
     b = bench.made_batch(SMALL, 1, 8, "cpu")
-    bench_torchscale.torchscale(work, SMALL, b, torch.float32)()
+    ts.torchscale(work, SMALL, b, torch.float32)[""]()
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.skipif(not ts.installed(), reason=WITHOUT)
+def test_torchscale_s_loss_at_all_places_is_its_loss_at_hidden_ones() -> None:
+    torch.manual_seed(0)
+    model, b = ts.Masked(SMALL).eval(), bench.made_batch(SMALL, 2, 8, "cpu")
+    torch.testing.assert_close(model.loss(b, everywhere=True), model.loss(b))
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.skipif(not ts.installed(), reason=WITHOUT)
+@torch.no_grad()
+def test_torchscale_s_cached_caption_is_the_one_without_cache() -> None:
+    torch.manual_seed(0)
+    config = replace(SMALL, max_text_length=32)
+    model, b = ts.Masked(config).eval(), bench.made_batch(config, 2, 8, "cpu")
+    assert b.image is not None
+    found = torch.stack(ts.captions(model, b, torch.float32)[", greedy"]())  # pyright: ignore
+    ids = torch.zeros(2, 1, dtype=torch.int64)
+    for _ in range(bench.WORDS):
+        text = torch.cat([ids, torch.full_like(ids[:, :1], config.vocab_size - 1)], dim=1)
+        rule = ~caption_rule(config.image_tokens, text.shape[1])
+        given = {"textual_tokens": text, "visual_tokens": b.image[2:], "attn_mask": rule.float()}
+        guess = model.word_head(model.backbone(**given)["encoder_out"][:, -1])
+        ids = torch.cat([ids, guess.argmax(dim=-1, keepdim=True)], dim=1)
+    assert torch.equal(found, ids)
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize(
+    ("name", "work"),
+    [("timm BEiT-3", "image"), ("transformers BERT", "text"), ("transformers ViLT", "pair")],
+)
+def test_a_peer_does_its_work_and_no_other(name: str, work: str) -> None:
+    peer = bench_peers.installed().get(name)
+    if peer is None:
+        pytest.skip(f"{name} is not installed")
+    b = bench.made_batch(SMALL, 1, 8, "cpu")
+    for other in bench.WORKS:
+        runs = peer(other, SMALL, b, torch.float32)
+        assert bool(runs) == (other == work)
+        for run in runs.values():
+            run()
+
+
+# CPU goals
+
+
+def figures(seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """Rows of a set in which each contestant took its seconds."""
+    return bench.table({name: [value] for name, value in seconds.items()}, None)
+
+
+def test_a_goal_is_met_by_ratios_of_its_own_set_and_auto_is_what_was_picked() -> None:
+    rows = figures({"minibeit3 fp32": 2.0, "minibeit3 bf16": 1.0, "torchscale fp32": 3.0})
+    sets = {"tiny step": {"rows": rows, "auto": "bf16"}}
+    goal = ("tiny step", "minibeit3 auto", "torchscale fp32", 3.5)
+    line = cpu_goals.reached(goal, sets)
+    assert (line["got"], line["met"]) == (3.0, False)
+    sets["tiny step"]["auto"] = "fp32"
+    assert cpu_goals.reached(goal, sets)["got"] == 1.5
+    same = ("tiny step", "minibeit3 auto", "minibeit3 fp32", 0.97)
+    assert cpu_goals.reached(same, sets)["met"] is True
+    assert cpu_goals.reached(("base text", *same[1:]), sets)["got"] is None
+
+
+def test_a_goal_of_memory_is_an_upper_limit() -> None:
+    sizes = {"minibeit3 fp32": 60, "torchscale fp32": 100}
+    rows = [{"name": name, "peak_bytes": size} for name, size in sizes.items()]
+    sets = {"480 px pair memory": {"rows": rows, "auto": "fp32"}}
+    goal = ("480 px pair memory", "minibeit3 fp32", "torchscale fp32", 0.5)
+    line = cpu_goals.reached(goal, sets)
+    assert (line["got"], line["met"]) == (0.6, False)
+    rows[0]["peak_bytes"] = 50
+    assert cpu_goals.reached(goal, sets)["met"] is True
+
+
+def test_every_goal_names_a_set_that_is_measured() -> None:
+    caps = {f"automatic type, {cap}" for cap in cpu_goals.CAPS}
+    assert {goal[0] for goal in cpu_goals.GOALS} <= {*cpu_goals.SETS, *caps}
+
+
+def test_the_table_says_what_is_missing_and_what_was_missed() -> None:
+    rows = figures({"minibeit3 fp32": 2.0, "torchscale fp32": 3.0})
+    sets = {"tiny step": {"rows": rows, "auto": "fp32"}}
+    goals = [cpu_goals.reached(goal, sets) for goal in cpu_goals.GOALS]
+    text = report_bench.goal_table(goals)
+    assert "1.50 | yes" in text.splitlines()[2] and "not measured" in text
 
 
 # The plan

@@ -16,7 +16,8 @@ import torch
 
 from minibeit3 import bench_torchscale
 from minibeit3.backbones import preset
-from minibeit3.bench import contestants, in_turns, machine, table, work_flops
+from minibeit3.bench import contestants, in_turns, table, work_flops
+from minibeit3.bench_machine import machine
 from minibeit3.info import task_parameters, training_memory
 from minibeit3.storage import write_file
 
