@@ -70,6 +70,7 @@ def test_a_line_is_that_of_the_most_samples() -> None:
 def test_a_verdict_weighs_the_difference_against_both_spreads() -> None:
     wide, narrow = lab.Measured(0.6, 0.2, 4), lab.Measured(0.6, 0.02, 4)
     assert lab.verdict(wide, 0.45) == "within noise" and lab.verdict(narrow, 0.45) == "above"
+    assert lab.verdict(lab.Measured(0.6, 0.08, 4), 0.5) == "above"  # 0.08 / 2 for four seeds
     assert lab.verdict(0.45, narrow) == "below" and lab.verdict(narrow, wide) == "within noise"
     assert lab.verdict(lab.band("known", "accuracy", start="scratch"), 0.1) == "unknown"
     assert lab.verdict(lab.counted(0.6, 100), lab.counted(0.5, 100)) == "within noise"
