@@ -12,7 +12,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # Idle threads that spin make a shared machine several times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help lab test unit notebooks student slides lint data-check results clean
+.PHONY: help lab test unit slow notebooks student slides lint data-check results clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -20,10 +20,13 @@ help: ## this list
 lab: .venv/lab ## open the lab (ARGS=--no-browser prints the address only)
 	$(BIN)/jupyter lab $(AS_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
-test: unit notebooks ## unit tests, then every notebook in the ci profile
+test: unit slow notebooks ## unit tests, slow tests, then every notebook in the ci profile
 
-unit: .venv/test
-	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest $(ARGS)
+unit: .venv/test ## the quick tests
+	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+slow: .venv/test ## tests of several processes, of the browser, and of much drawn data
+	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest -m slow $(ARGS)
 
 notebooks: .venv/test
 ifeq ($(NOTEBOOKS),)

@@ -1,5 +1,6 @@
 """Explorers in a real browser: exported pages alone, JupyterLab with a kernel, saved notebooks."""
 
+import html
 import json
 import os
 import re
@@ -31,6 +32,9 @@ FLAGS = (
 )
 PICTURE = np.full((64, 64, 3), 200, np.uint8)
 WORDS = ["<s>", "<img src=x onerror=alert(1)>", "cat", "</s>"]
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EVERY = os.environ.get("MINIBEIT3_BROWSER") == "all"  # run every notebook, not one
 INPUTS = torch.zeros(1, 3, 64, 64), torch.tensor([[0, 5, 6, 2]])
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -240,7 +244,7 @@ def notebook(code: str, outputs: list[Any]) -> Any:
 def lab(
     browser: Any, looks: AttentionExplorer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Page]:
-    """A page of a JupyterLab of its own, which has live.ipynb and saved.ipynb."""
+    """A page of a JupyterLab of its own, with live.ipynb, saved.ipynb and the lab's notebooks."""
     root = tmp_path_factory.mktemp("lab")
     folders = {}
     for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
@@ -256,6 +260,8 @@ def lab(
     work.mkdir()
     bundle = looks._repr_mimebundle_()
     output = nbformat.v4.new_output("display_data", data=bundle)
+    for lesson in NOTEBOOKS:
+        shutil.copy(lesson, work)
     nbformat.write(notebook(CODE, []), work / "live.ipynb")
     nbformat.write(notebook("looks", [output]), work / "saved.ipynb")
     with socket.socket() as free:
@@ -341,3 +347,83 @@ def test_in_jupyterlab_hover_keys_and_kernel_answer_and_the_explorer_follows_pyt
     check = "assert masks.twin.state.brushed == '1111' + '0' * 60\nprint('kernel', 'saw it')"
     run(page, check)
     page.wait_for_selector(".jp-OutputArea-output >> text=kernel saw it")
+
+
+@contextmanager
+def opened(page: Page, path: str, kernel: bool) -> Iterator[None]:
+    """The notebook in front, afterwards closed. kernel: True = started, afterwards stopped."""
+    page.evaluate(
+        """async ([path, kernel]) => {
+          const off = { kernelPreference: { shouldStart: false, canStart: false } };
+          const panel = await window.jupyterapp.commands.execute(
+            "docmanager:open", { path, ...(kernel ? {} : off) });
+          await panel.context.ready;
+          await panel.revealed;
+          if (kernel) await panel.sessionContext.ready;
+        }""",
+        [path, kernel],
+    )
+    yield
+    page.evaluate(
+        """async kernel => {
+          const panel = window.jupyterapp.shell.currentWidget;
+          if (kernel) await panel.sessionContext.shutdown();
+          panel.dispose();
+        }""",
+        kernel,
+    )
+
+
+def pictures_of(path: Path) -> list[str]:
+    """Alt text of every picture that a notebook has saved, "" for one without."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            shown = re.search(
+                '<figure><img alt="([^"]*)"', output.get("data", {}).get("text/html", "")
+            )
+            if shown or "image/png" in output.get("data", {}):
+                found.append(html.unescape(shown[1]) if shown else "")
+    return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_that_is_opened_and_not_run_shows_its_pictures_and_alt_texts(
+    lab: Page, path: Path
+) -> None:
+    with opened(lab, path.name, kernel=False):
+        pictures = "[...window.jupyterapp.shell.currentWidget.node.querySelectorAll" + (
+            "('.jp-OutputArea-output img')]"
+        )
+        expected = pictures_of(path)
+        lab.wait_for_function(
+            f"n => {pictures}.filter((i) => i.complete && i.naturalWidth > 50).length === n",
+            arg=len(expected),
+        )
+        told = lab.evaluate(f"{pictures}.map((i) => i.closest('figure') ? i.alt : '')")
+        assert told == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in NOTEBOOKS if EVERY or p.stem.startswith("00")],
+    ids=lambda path: path.stem,
+)
+def test_a_lesson_runs_in_jupyterlab_to_its_end(lab: Page, path: Path) -> None:
+    with opened(lab, path.name, kernel=True):
+        lab.evaluate(
+            """() => {
+              window.ended = null;
+              window.jupyterapp.commands.execute("notebook:run-all-cells").then(
+                (good) => { window.ended = [good]; });
+            }"""
+        )
+        lab.wait_for_function("window.ended !== null", timeout=900_000)
+        cells = lab.evaluate(
+            """window.jupyterapp.shell.currentWidget.content.widgets
+              .filter((cell) => cell.model.type === "code")
+              .map((cell) => [cell.model.executionCount,
+                cell.model.outputs.toJSON().map((output) => output.output_type)])"""
+        )
+        assert [count for count, _ in cells] == list(range(1, len(cells) + 1))
+        assert not [at for at, (_, kinds) in enumerate(cells) if "error" in kinds]

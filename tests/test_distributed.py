@@ -35,6 +35,8 @@ from tests.test_backbones import SMALL
 STEPS = 6
 TIMEOUT = 120
 
+pytestmark = pytest.mark.slow
+
 # Children fork from a server that has imported torch already: a fresh import takes seconds each.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["minibeit3.train", "torch._dynamo"])

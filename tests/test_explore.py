@@ -11,7 +11,9 @@ from minibeit3 import build_backbone, preset, routing_table
 from minibeit3.explore import AttentionExplorer, MaskExplorer, core
 from minibeit3.explore.hiding import distance_picture
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+# Blocks: to find a palette for noise takes seconds.
+BLOCKS = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+PICTURE = BLOCKS.repeat(8, axis=0).repeat(8, axis=1)
 
 
 def test_hidden_patches_are_covered_and_visible_ones_are_not() -> None:

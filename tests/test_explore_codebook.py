@@ -7,8 +7,9 @@ import torch
 from minibeit3.explore import CodebookExplorer, codes, core
 from minibeit3.visual_tokenizer import VQKD, VQKDConfig
 
-RNG = np.random.default_rng(0)
-PICTURES = torch.from_numpy(RNG.integers(0, 255, (3, 3, 32, 32), dtype=np.uint8))
+# Blocks: to find a palette for noise takes seconds.
+BLOCKS = np.random.default_rng(0).integers(0, 255, (3, 3, 8, 8), dtype=np.uint8)
+PICTURES = torch.from_numpy(BLOCKS.repeat(4, axis=2).repeat(4, axis=3))
 
 
 def model() -> VQKD:

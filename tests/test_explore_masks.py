@@ -11,7 +11,9 @@ from minibeit3.explore.core import GREY
 from minibeit3.explore.hiding import caption_picture, distance_picture, nearest_visible
 from minibeit3.masking import blockwise_mask
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+# Blocks: to find a palette for noise takes seconds.
+BLOCKS = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+PICTURE = BLOCKS.repeat(8, axis=0).repeat(8, axis=1)
 
 
 def test_the_nearest_visible_patch_is_visible_and_none_is_nearer() -> None:

@@ -124,6 +124,7 @@ def share(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
     processes = spawn(share, args=(str(tmp_path),), nprocs=2, join=False)
     assert processes is not None

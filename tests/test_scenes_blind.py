@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
+pytestmark = pytest.mark.slow
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools/scene_blind_lines.py"))
 
 

@@ -18,6 +18,8 @@ from minibeit3.batches import Batches
 from minibeit3.runlog import METRICS, Record
 from minibeit3.train import TrainConfig, train
 
+pytestmark = pytest.mark.slow
+
 KILLS = 4
 STEPS = 40
 SEEN = "seen.jsonl"  # every loss that any of the processes ever computed
