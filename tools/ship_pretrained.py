@@ -1,9 +1,10 @@
-"""Ship a finished pretraining run: its weights in bfloat16, its log, and how it was made.
+"""Ship a finished pretraining: its weights in bfloat16, its log, and how it was made.
 
-    python tools/ship_pretrained.py runs/nano data_samples/checkpoints/nano \\
-        --command "minibeit3 pretrain runs/nano --preset nano ..."
+    python tools/ship_pretrained.py runs/tiny --out data_samples/checkpoints/tiny \\
+        --command "minibeit3 pretrain runs/tiny --preset tiny ..." --commit 5675eb0
 
-Run it in the checkout that made the run, with the environment of the run.
+Several runs, each begun with the weights of the one before, are named in order, with a --command
+and a --commit each. Run it with the environment of the runs.
 """
 
 import argparse
@@ -11,8 +12,8 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,34 +36,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--command", required=True, help="that made the run")
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--command", action="append", required=True, help="that made a run")
+    parser.add_argument("--commit", action="append", required=True, help="of the code it ran")
     given = parser.parse_args()
-    state, records = runfolder.load_newest(given.run), read_metrics(given.run)
-    if state is None or state["step"] < state["config"]["steps"]:
-        raise SystemExit(f"{given.run} is not finished: give its command again")
-    model, words = given.run / "model", TextTokenizer.from_pretrained(given.run / "model")
+    phases = [
+        phase(number, *each, given.out)
+        for number, each in enumerate(
+            zip(given.runs, given.command, given.commit, strict=True), start=1
+        )
+    ]
+    model = given.runs[-1] / "model"
+    words = TextTokenizer.from_pretrained(model)
     save_pretrained(from_pretrained(model), given.out, words, torch.bfloat16)
-    shutil.copy(given.run / "metrics.jsonl", given.out / "metrics.jsonl")
     notes = {
-        "command": given.command,
-        "plan": state["config"],
+        "phases": phases,
+        "cpu_seconds": round(sum(p["cpu_seconds"] for p in phases), 1),
         "environment": {k: os.environ[k] for k in ENVIRONMENT if k in os.environ},
-        "cpu_seconds": round(records[-1]["cpu_seconds"], 1),
-        "commit": git("rev-parse", "HEAD"),
-        "changed_files": len(git("status", "--porcelain", "--untracked-files=no").splitlines()),
         "machine": f"{cpu()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "log": "metrics.jsonl",
-        "weights": "the run's last step, rounded to bfloat16",
+        "weights": "the last run's last step, rounded to bfloat16",
     }
     write_file(given.out / "training.json", (json.dumps(notes, indent=1) + "\n").encode())
 
 
-def git(*words: str) -> str:
-    """What git says."""
-    run = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
-    return run.stdout.strip()
+def phase(number: int, run: Path, command: str, commit: str, out: Path) -> dict[str, Any]:
+    """What training.json says of one run; its log is copied to `out`."""
+    state, records = runfolder.load_newest(run), read_metrics(run)
+    if state is None or state["step"] < state["config"]["steps"]:
+        raise SystemExit(f"{run} is not finished: give its command again")
+    log = f"metrics-{number}.jsonl"
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "metrics.jsonl", out / log)
+    spent = round(records[-1]["cpu_seconds"], 1)
+    return {
+        "command": command,
+        "commit": commit,
+        "plan": state["config"],
+        "cpu_seconds": spent,
+        "log": log,
+    }
 
 
 def cpu() -> str:
