@@ -94,7 +94,7 @@ def test_every_setting_of_every_control_is_drawn_and_said(make: Any, sent: Sent)
     shell = explorer.shell
     for control in shell.controls:
         seen, start = set(), control.value
-        for _, value in thinned([settings(control)], [control.value], 12)[0]:
+        for _, value in thinned([settings(control)], [control.value], 6)[0]:
             control.value = value
             assert shell.status.value == shell.drawn.alt in repr(explorer)
             seen.add(bytes(shell.image.value) + shell.drawn.alt.encode())
@@ -189,10 +189,12 @@ def test_the_answers_shown_are_the_models_likeliest() -> None:
     explorer = answering()
     with torch.no_grad():
         text = TOKENIZER.batch(["what colour is the circle?"], 32)
-        logits = explorer.model(to_model(PICTURES[:1], 32), *text)[0].sigmoid()
-    found = explorer.chances(PICTURES[0])
-    assert [name for name, _ in found] == [ANSWERS[i] for i in logits.topk(5).indices]
-    assert [p for _, p in found] == pytest.approx(logits.topk(5).values.tolist())
+        logits = explorer.model(to_model(PICTURES[:1], 32), *text)[0]
+    for one_right, likely in ((True, logits.softmax(dim=0)), (False, logits.sigmoid())):
+        explorer.one_right = one_right
+        found = explorer.chances(PICTURES[0])
+        assert [name for name, _ in found] == [ANSWERS[i] for i in likely.topk(5).indices]
+        assert [p for _, p in found] == pytest.approx(likely.topk(5).values.tolist())
 
 
 def test_a_kept_change_is_the_new_comparison_and_own_inputs_have_no_truth() -> None:

@@ -58,8 +58,11 @@ class AnswerExplorer:
         tokenizer: TextTokenizer,
         scene: Scene,
         questions: Sequence[str],
+        one_right: bool = True,
     ) -> None:
-        """answers: text of each logit. questions: to choose from, the first is shown.
+        """answers: text of each logit. questions: to choose from, the first is shown. one_right:
+        True = trained with one right answer (the lab's recipes), so that all share a probability
+        of one; False = each answer judged by itself (the released model).
 
         Raises ValueError for another number of answers, no question, or a scene without things.
         """
@@ -69,6 +72,7 @@ class AnswerExplorer:
         if not questions or not scene.things:
             raise ValueError("give at least one question and a scene with one thing")
         self.model, self.answers, self.tokenizer = model.eval(), list(answers), tokenizer
+        self.one_right = one_right
         self.scene, self.image, world = scene, None, world_named(scene.world)
         self.question = W.Dropdown(options=list(questions), description="question")
         self.question.layout.width = "420px"
@@ -137,7 +141,8 @@ class AnswerExplorer:
         c = self.model.backbone.config
         text = self.tokenizer.batch([str(self.question.value)], c.max_text_length)
         logits = self.model(to_model(image[None], c.image_size), *text)[0]
-        best = logits.sigmoid().topk(min(5, len(self.answers)))
+        likely = logits.softmax(dim=0) if self.one_right else logits.sigmoid()
+        best = likely.topk(min(5, len(self.answers)))
         names = [self.answers[i] for i in best.indices.tolist()]
         return list(zip(names, best.values.tolist(), strict=True))
 
