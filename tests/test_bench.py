@@ -267,3 +267,13 @@ def test_the_gpu_script_runs_dry() -> None:
     found = gpu_goals.measure("giant step, text 64", dry=True)
     assert {"minibeit3 fp32", "bound fp32"} <= {row["name"] for row in found["rows"]}
     assert found["memory"]["predicted_bytes"] > 0
+
+
+def test_a_dry_run_reports_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu_goals", "--dry-run", "--out", f"{tmp_path}/gpu.json"])
+    monkeypatch.setattr(gpu_goals, "GOALS", {"tiny step": gpu_goals.GOALS["tiny step"]})
+    gpu_goals.main()
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["dry_run"] and "no GPU figure was measured" in report["what"]
+    line = report["goals"]["tiny step"]
+    assert line["got"] is None and "minibeit3 fp32" in line["ran"] and "rows" not in line

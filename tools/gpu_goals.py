@@ -1,11 +1,13 @@
 """The GPU goals in one command: `python tools/gpu_goals.py`; with --dry-run on a CPU, at toy sizes.
 
 Each work is timed in a process of its own, so that memory peaks are its own and a failure does not
-end the others. Results go to results/bench/gpu.json, with the goal beside what was reached.
+end the others. Results go to results/bench/gpu.json, with the goal beside what was reached. A dry
+run proves that the script works and measures nothing: its report has no figures.
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -75,19 +77,28 @@ def main() -> None:
     if options.only:
         print(json.dumps(measure(options.only, options.dry_run)))
         return
-    found = {}
-    for name in GOALS:
-        command = [sys.executable, __file__, "--only", name]
-        command += ["--dry-run"] if options.dry_run else []
-        run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode == 0:
-            found[name] = json.loads(run.stdout.splitlines()[-1])
-        else:
-            found[name] = {"failed": run.stderr[-2000:]}
+    found = {name: tried(name) if options.dry_run else apart(name) for name in GOALS}
     device = "cpu" if options.dry_run else "cuda"
-    report = {"what": "GPU goals", "dry_run": options.dry_run, "machine": machine(device)}
+    what = "no GPU figure was measured: toy sizes ran on a CPU" if options.dry_run else "GPU goals"
+    report = {"what": what, "dry_run": options.dry_run, "machine": machine(device)}
+    report["command"] = shlex.join(["python", "tools/gpu_goals.py", *sys.argv[1:]])
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(options.out, (json.dumps(report | {"goals": found}, indent=2) + "\n").encode())
+    write_file(options.out, (json.dumps(report | {"goals": found}, indent=1) + "\n").encode())
+
+
+def tried(name: str) -> dict[str, Any]:
+    """Who ran in a dry run; its figures would mislead."""
+    found = measure(name, dry=True)
+    return {"goal": found["goal"], "got": None, "ran": [row["name"] for row in found["rows"]]}
+
+
+def apart(name: str) -> dict[str, Any]:
+    """`measure` in a process of its own, or the end of what it said when it failed."""
+    command = [sys.executable, __file__, "--only", name]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode == 0:
+        return json.loads(run.stdout.splitlines()[-1])
+    return {"goal": GOALS[name], "failed": run.stderr[-2000:]}
 
 
 if __name__ == "__main__":
