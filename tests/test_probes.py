@@ -29,7 +29,7 @@ TINY = replace(PRESETS["tiny"], depth=1, width=32, ffn_width=32, heads=2, fusion
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    data = SceneCaptions("test", 80)
+    data = SceneCaptions("test", 40)
     return [sample for sample in data if exact(sample, TOKENIZER)]
 
 

@@ -74,6 +74,7 @@ class AblationExplorer:
 
     def _other_file(self, _: object) -> None:
         self.compare.options = list(self.found[str(self.file.value)])  # chooses the first
+        self.shell.refresh()  # which may have the name that was chosen before
 
     def draw(self) -> Drawn:
         """The picture of the present comparison, and its sentence."""
