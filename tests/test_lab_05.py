@@ -3,6 +3,7 @@
 from math import inf, isnan, nan, sqrt
 from statistics import mean, stdev
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -204,6 +205,10 @@ def test_predictions_are_judged_and_others_than_the_three_refused() -> None:
     assert "near" in text and "within noise; you said above\n" in text
     assert text.endswith("below; you said below: right")
     assert "you said" not in ablations.told(rows, {"near": "?"})
+    assert ablations.told(rows, {"lost": "?"}).splitlines()[-1].split() == [
+        "lost",
+        *["did", "not", "run"],
+    ]
     with pytest.raises(ValueError, match="better"):
         ablations.told(rows, {"near": "better"})
 
@@ -219,6 +224,18 @@ def test_the_margin_holds_the_truth_in_95_of_100_cases() -> None:
     drawn = torch.randn(2000, 6, generator=g).tolist()
     inside = [abs(d) <= m for d, m in (ablations.seed_margin(x[:3], x[3:]) for x in drawn)]
     assert 0.93 < mean(map(float, inside)) < 0.97
+
+
+def test_the_picture_has_a_dot_for_every_seed_and_colour_only_beyond_noise() -> None:
+    _, ax = plt.subplots()
+    rows = ablations.compared(STUDY, "gain", ["near", "worse", "budget 3"])
+    ablations.forest(ax, STUDY, "gain", rows, "gain")
+    lines = [(str(line.get_color()), np.asarray(line.get_xdata())) for line in ax.lines]
+    dots = {colour: points for colour, points in lines if len(points) == 3}
+    assert dots.keys() == {"#000000", "#777777", "#D55E00", "#0072B2"}  # base, noise, below, above
+    assert list(dots["#D55E00"]) == pytest.approx([10, 14, 12])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["base", *(r.arm for r in rows)]
+    plt.close()
 
 
 def test_a_picture_counts_as_found_only_from_where_it_stays_ahead() -> None:

@@ -93,7 +93,7 @@ def compared(study: Mapping[str, Any], figure: str, arms: Sequence[str]) -> list
 
 
 def told(rows: Sequence[Compared], predicted: Mapping[str, str] | None = None) -> str:
-    """A line per arm: difference in points, verdict, and how a prediction did.
+    """A line per arm: difference in points, verdict, how a prediction did; arms that did not run.
 
     ValueError for a prediction that is not "above", "within noise", "below" or "?".
     """
@@ -107,6 +107,8 @@ def told(rows: Sequence[Compared], predicted: Mapping[str, str] | None = None) -
         if (said := predicted.get(row.arm, "?")) != "?":
             line += f"; you said {said}" + (": right" if said == row.verdict else "")
         lines.append(line)
+    compared_arms = {row.arm for row in rows}
+    lines += [f"{arm:22} did not run" for arm in predicted if arm not in compared_arms]
     return "\n".join(lines) or "no runs of these arms yet: see tools/study_pretraining.py"
 
 
@@ -115,7 +117,7 @@ def forest(
 ) -> None:
     """Draw the base and the arms: a dot per seed, a line at the mean, grey = within noise of base.
 
-    The grey band is what the base's seeds allow a run to be by chance.
+    The grey band reaches from the lowest to the highest seed of the base.
     """
     base = values(study, BASE, figure)
     lines = [(BASE, base, "base")] if base else []
@@ -127,10 +129,8 @@ def forest(
         points = [100 * value for value in seeds]
         ax.plot(points, [y] * len(points), marks.get(verdict, "o"), color=colour, markersize=5)
         ax.vlines(mean(points), y - 0.3, y + 0.3, color=colour, linewidth=2)
-    if len(base) > 1:
-        half = 100 * T95[min(len(base) - 1, len(T95) - 1)] * stdev(base) / sqrt(len(base))
-        centre = 100 * mean(base)
-        ax.axvspan(centre - half, centre + half, color="#DDDDDD", zorder=0)
+    if base:
+        ax.axvspan(100 * min(base), 100 * max(base), color="#DDDDDD", zorder=0)
     ax.axvline(0, color="black", linewidth=0.6)
     ax.set_yticks(range(len(lines)), [arm for arm, _, _ in lines])
     ax.set(title=title, ylim=(len(lines) - 0.4, -0.6))
