@@ -355,7 +355,7 @@ def test_missing_folders_files_and_unknown_splits_say_what_is_expected(tmp_path:
 
 
 FAST = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

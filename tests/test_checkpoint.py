@@ -183,7 +183,7 @@ def changed(path: Path, content: bytes | None) -> Iterator[None]:
         path.write_bytes(original)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     name=st.sampled_from([CONFIG, WEIGHTS, MANIFEST]), where=st.floats(0, 1), bit=st.integers(0, 7)
 )

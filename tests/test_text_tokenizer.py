@@ -94,7 +94,7 @@ def test_special_ids_are_those_of_the_released_order(tokenizer: TextTokenizer) -
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(text=st.text(max_size=60), released=st.booleans(), max_length=st.integers(2, 12))
 def test_every_text_encodes_within_length_and_framed(
     text: str, released: bool, max_length: int
