@@ -36,6 +36,7 @@ def test_the_loss_at_fixed_places_is_the_objective_s(variant: str) -> None:
     torch.testing.assert_close(bench.FixedPlaces(model, b)(), masked_data_loss(*model(b))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", bench.WORKS)
 def test_every_contestant_of_every_work_runs_and_is_compared(work: str) -> None:
     config = replace(SMALL, max_text_length=32)
@@ -79,6 +80,7 @@ def test_the_cached_caption_is_the_one_without_cache() -> None:
     assert runs["greedy without cache"]() == found
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_shows(tmp_path: Path) -> None:
     command = ["bench", "tiny", "--work", "text", "--batch", "1", "--text-length", "4"]
     out = tmp_path / "deep" / "text.json"
@@ -127,6 +129,7 @@ def test_one_thing_grows_at_a_time() -> None:
             assert config.width // config.heads == SMALL.width // SMALL.heads
 
 
+@pytest.mark.slow
 def test_the_exponent_is_that_of_a_power_law() -> None:
     assert bench_growth.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
     rows = bench_growth.growth(SMALL, "text", 1, 4, "cpu", torch.float32, 1)
@@ -263,6 +266,7 @@ def test_info_shows_the_plan() -> None:
     assert [p["gpus"] for p in json.loads(run.output)["plans"]] == [8, 64]
 
 
+@pytest.mark.slow
 def test_the_gpu_script_runs_dry() -> None:
     found = gpu_goals.measure("giant step, text 64", dry=True)
     assert {"minibeit3 fp32", "bound fp32"} <= {row["name"] for row in found["rows"]}

@@ -232,6 +232,7 @@ def test_wrong_names_and_train_mode_are_refused(samples: list[Sample]) -> None:
         masked_words(Model(), [Sample(key="k", texts=("a cat",))], TOKENIZER)
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_figure_with_machine_and_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
