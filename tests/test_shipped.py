@@ -150,6 +150,7 @@ def test_the_tolerance_is_two_standard_errors_of_the_samples_of_the_figure() -> 
     assert tolerance("CIDEr", figures, 100) == pytest.approx(0.6)
 
 
-def test_every_shipped_model_of_the_lab_has_the_run_that_made_it() -> None:
+def test_every_shipped_model_of_the_lab_opens_and_has_the_run_that_made_it() -> None:
     for folder in shipped():
+        from_pretrained(folder)
         assert recorded_run(json.loads((folder / "finetuning.json").read_text())), folder
