@@ -56,6 +56,9 @@ def growth_figure(found: dict[str, Any]) -> Figure:
         label = f"{row['grows']}, exponent {row['exponent']:.2f}"
         panel.plot(size, seconds, "o-", color=colour, label=label)
     panel.set(xscale="log", yscale="log", xlabel="times as large", ylabel="times the CPU time")
+    for ticks, where in (((1, 2, 4), panel.set_xticks), ((1, 2, 4, 8), panel.set_yticks)):
+        where(ticks, labels=[str(tick) for tick in ticks])
+        where([], minor=True)
     panel.set_title(f"{found['preset']} {found['work']}, batch {found['batch']} of each kind")
     panel.legend(frameon=False)
     return figure
