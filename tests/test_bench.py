@@ -84,11 +84,14 @@ def test_the_cached_caption_is_the_one_without_cache() -> None:
 def test_the_command_writes_what_it_shows(tmp_path: Path) -> None:
     command = ["bench", "tiny", "--work", "text", "--batch", "1", "--text-length", "4"]
     out = tmp_path / "deep" / "text.json"
-    run = CliRunner().invoke(cli.app, [*command, "--rounds", "1", "--out", str(out)])
+    command += ["--rounds", "1", "--memory", "--grow", "--out", str(out)]
+    run = CliRunner().invoke(cli.app, command)
     assert run.exit_code == 0 and "bound fp32" in run.output
     report = json.loads(out.read_text())
     assert [row["name"] for row in report["works"]["text"]][:2] == ["minibeit3 fp32", "bound fp32"]
     assert report["machine"]["threads"] == torch.get_num_threads()
+    assert all(row["peak_bytes"] > 0 for row in report["works"]["text"])
+    assert len(report["growth"]["text"]) == 4 and "exponent" in run.output
 
 
 # The machine
