@@ -288,6 +288,8 @@ def lab(
                 time.sleep(0.25)
         with watched(browser) as page:
             page.goto(f"{address}/lab/tree/saved.ipynb?token={token}")
+            page.wait_for_selector(".jp-NotebookPanel")
+            page.evaluate("window.jupyterapp.restored.then(() => null)")
             yield page
     finally:
         server.terminate()
@@ -374,16 +376,16 @@ def opened(page: Page, path: str, kernel: bool) -> Iterator[None]:
     )
 
 
-def pictures_of(path: Path) -> list[str]:
-    """Alt text of every picture that a notebook has saved, "" for one without."""
-    found = []
+def pictures_of(path: Path) -> list[str | None]:
+    """Alt text of every picture that a notebook has saved; None where no explorer drew it."""
+    found: list[str | None] = []
     for cell in nbformat.read(path, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            shown = re.search(
-                '<figure><img alt="([^"]*)"', output.get("data", {}).get("text/html", "")
-            )
-            if shown or "image/png" in output.get("data", {}):
-                found.append(html.unescape(shown[1]) if shown else "")
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            shown = re.search('<figure><img alt="([^"]*)"', data.get("text/html", ""))
+            explorer = "application/vnd.jupyter.widget-view+json" in data
+            if shown or explorer or "image/png" in data:
+                alt = html.unescape(shown[1]) if shown else ""
+                found.append(alt if shown or explorer else None)
     return found
 
 
@@ -396,11 +398,12 @@ def test_a_lesson_that_is_opened_and_not_run_shows_its_pictures_and_alt_texts(
             "('.jp-OutputArea-output img')]"
         )
         expected = pictures_of(path)
+        assert "" not in expected
         lab.wait_for_function(
             f"n => {pictures}.filter((i) => i.complete && i.naturalWidth > 50).length === n",
             arg=len(expected),
         )
-        told = lab.evaluate(f"{pictures}.map((i) => i.closest('figure') ? i.alt : '')")
+        told = lab.evaluate(f"{pictures}.map((i) => i.closest('figure') ? i.alt : null)")
         assert told == expected
 
 
