@@ -15,6 +15,8 @@ import pytest
 
 from tests.offline import OUTSIDE, PROOF, started, ways
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALL = ("00", "03")
 CHOSEN = [

@@ -79,6 +79,7 @@ def test_crops_follow_the_generator_and_keep_the_label(classes: Recipe) -> None:
         classes.collate([replace(samples[0], image=None)], generator_of(0))
 
 
+@pytest.mark.slow
 def test_an_oracle_names_every_emoji_and_the_lines_stand_below(classes: Recipe) -> None:
     tests = [
         Emoji(("openmoji",), background="random"),

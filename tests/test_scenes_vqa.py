@@ -83,6 +83,7 @@ def test_every_item_is_answered_by_its_scene_and_read_back_from_its_words(world:
         assert fits(vocabulary, scene.things)
 
 
+@pytest.mark.slow
 def test_answers_are_uniform_within_every_type() -> None:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for question, answer, _, _ in posed("train", 5400):
@@ -95,6 +96,7 @@ def test_answers_are_uniform_within_every_type() -> None:
         assert chi_square < degrees + 4 * (2 * degrees) ** 0.5 + 4, (kind, seen)
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_show_in_the_number_of_things() -> None:
     sizes: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for question, answer, scene, _ in posed("train", 5400)[::2]:
@@ -104,6 +106,7 @@ def test_an_answer_does_not_show_in_the_number_of_things() -> None:
         assert max(means) - min(means) < 0.45, (kind, means)
 
 
+@pytest.mark.slow
 def test_a_missing_combination_has_its_parts_in_the_picture() -> None:
     for question, answer, scene, _ in posed("train", 5400)[::2]:
         if question.type == "exist" and answer == "no":
@@ -181,6 +184,7 @@ def test_impossible_requests_are_named() -> None:
         parse_question("where am i?", SHAPES)
 
 
+@pytest.mark.slow
 def test_no_words_tell_the_answer_by_counting() -> None:
     """A guesser that knows every training question by heart stays at chance on new items."""
     votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
