@@ -145,8 +145,8 @@ class RetrievalExplorer:
         said = f"The {name} {query + 1} finds {best} first ({row.max():.2f})"
         if truth is not None:
             said += f"; its own partner has place {place(row, truth)} of {len(row)}"
-        rates = ", ".join(f"{100 * v:.0f}% among the first {k}" for k, v in scores.items())
-        rates = f"Over all {WAYS[0] if name == 'text' else WAYS[1]}: {rates}."
+        rates = ", ".join(f"{k}: {100 * v:.0f}%" for k, v in scores.items())
+        rates = f"Over all {WAYS[0] if name == 'text' else WAYS[1]}, among the first {rates}."
         footer = titled(rates, np.full((1, 620, 3), 255, np.uint8))
         return Drawn(below([titled(title, found), footer]), f"{said}. {rates}")
 
