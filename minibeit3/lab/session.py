@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 import torch
 
+from minibeit3.lab.figures import tell_figures
+
 PROFILES = ("ci", "laptop", "gpu")
 TITLES = {
     "00": "Start here: one photograph through the whole model",
@@ -54,8 +56,8 @@ class Session:
 def start(notebook: str, seed: int = 0) -> Session:
     """First line of every notebook. Profile: $MINIBEIT3_PROFILE, one of ci, laptop (default), gpu.
 
-    Seeds torch's global generator too. ValueError for an unknown profile, and for "gpu" without
-    a CUDA device.
+    Seeds torch's global generator too, and gives figures alt text. ValueError for an unknown
+    profile, and for "gpu" without a CUDA device.
     """
     profile = os.environ.get("MINIBEIT3_PROFILE", "laptop")
     if profile not in PROFILES:
@@ -63,6 +65,7 @@ def start(notebook: str, seed: int = 0) -> Session:
     if profile == "gpu" and not torch.cuda.is_available():
         raise ValueError("MINIBEIT3_PROFILE is 'gpu', but torch sees no CUDA device: use 'laptop'")
     torch.manual_seed(seed)
+    tell_figures()
     versions = {"python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "minibeit3", "ipywidgets")}
     return Session(notebook, profile, "cuda" if profile == "gpu" else "cpu", seed, versions)

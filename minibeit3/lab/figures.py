@@ -1,0 +1,72 @@
+"""Figures of matplotlib in notebooks: small pictures, with a sentence for who cannot see them."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape as esc
+from io import BytesIO
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+from IPython.core.pylabtools import print_figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+COLOURS = 256  # of a palette: a figure of lines and bars has fewer, and takes a third of the bytes
+INLINE = "module://matplotlib_inline.backend_inline"
+
+
+def tell_figures() -> bool:
+    """From now on figures are shown with alt text; False outside a notebook's kernel.
+
+    The picture stands in the output twice: alone, and as HTML with its sentence, which is what
+    JupyterLab shows.
+    """
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    shell: Any = get_ipython()
+    if shell is None or matplotlib.get_backend() not in ("inline", INLINE):
+        return False
+    plt.switch_backend(matplotlib.get_backend())  # it sets its own formats when it is first loaded
+    formats = shell.display_formatter.formatters
+    formats["image/png"].for_type(Figure, figure_png)
+    formats["text/html"].for_type(Figure, figure_html)
+    return True
+
+
+def figure_png(figure: Figure) -> bytes:
+    """The figure without its empty border, in `COLOURS` colours at most."""
+    drawn: Any = print_figure(figure, "png", bbox_inches="tight", metadata={"Software": None})
+    out = BytesIO()
+    picture = Image.open(BytesIO(drawn)).convert("RGB")
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def figure_html(figure: Figure) -> str:
+    """The same picture with its sentence as alt text."""
+    data = b64encode(figure_png(figure)).decode()
+    return f'<img alt="{esc(describe_figure(figure))}" src="data:image/png;base64,{data}">'
+
+
+def describe_figure(figure: Figure) -> str:
+    """What a figure shows, read off its titles, axis labels and legends; not what comes out."""
+    panels = [_panel(axes) for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    told = [panel for panel in panels if panel]
+    over = [legend for legend in figure.legends if legend.get_texts()]
+    names = [text.get_text() for legend in over for text in legend.get_texts()]
+    head = figure.get_suptitle() or ("Figure" if len(panels) == 1 else f"{len(panels)} panels")
+    shown = f"; shown: {', '.join(names)}" if names else ""
+    return f"{head}: {'; '.join(told) or 'without words'}{shown}."
+
+
+def _panel(axes: Axes) -> str:
+    x, y = axes.get_xlabel(), axes.get_ylabel()
+    names: Sequence[str] = [str(name) for name in axes.get_legend_handles_labels()[1]]
+    against = f"{y} by {x}" if x and y else x or y
+    parts = [" ".join(axes.get_title().split()), against, ", ".join(names)]
+    said = " · ".join(part for part in parts if part)
+    if not said and (axes.lines or axes.patches or axes.images or axes.texts):
+        said = " ".join(text.get_text() for text in axes.texts) or "a picture"
+    return said
