@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -222,6 +222,8 @@ def check_tokenizer(tokenizer: TextTokenizer, config: BEiT3Config) -> None:
 
 def _base_tensors(base: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
     place = folder / str(base["folder"])
+    if PurePosixPath(base["folder"]).is_absolute() or Path(base["folder"]).is_absolute():
+        raise CheckpointError(f"{folder} names its base by {base['folder']}: a path from it is due")
     if not place.is_dir() or fingerprint_of(place) != base["sha256"]:
         raise CheckpointError(
             f"{folder} holds only what differs from the model in {place}, which is missing or "

@@ -18,7 +18,7 @@ from minibeit3.data.paths import data_root
 from minibeit3.finetune import evaluate_saved, finetune, prepare
 from minibeit3.objective import MaskedDataModel
 from minibeit3.shipped import recorded_run, ship, shipped, tolerance
-from minibeit3.storage import CheckpointError, read_folder
+from minibeit3.storage import CheckpointError, read_folder, write_folder
 from minibeit3.text_tokenizer import TextTokenizer
 
 LIMIT = 20
@@ -95,6 +95,16 @@ def test_without_its_start_or_beside_another_one_a_shipped_model_is_refused(
         file.unlink()
     start.rmdir()
     hidden.rename(start)
+
+
+def test_a_model_cannot_name_its_start_by_an_absolute_path(
+    lab: Path, model: Path, tmp_path: Path
+) -> None:
+    config, tensors = read_folder(model)
+    config["base"]["folder"] = str((lab / "data_samples/checkpoints/start").resolve())
+    write_folder(tmp_path / "copy", config, tensors)
+    with pytest.raises(CheckpointError, match="a path from it is due"):
+        from_pretrained(tmp_path / "copy")
 
 
 def test_evaluate_all_agrees_with_the_recorded_run_and_fails_for_another_figure(
