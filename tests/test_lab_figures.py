@@ -19,6 +19,8 @@ CELLS = (
     "from minibeit3 import lab\nlab.start('00')",
     "import matplotlib.pyplot as plt\nfigure, ax = plt.subplots()\n_ = ax.plot([1, 2])\n"
     "_ = ax.set(xlabel='step', ylabel='loss')",
+    "import numpy as np\nfrom IPython.display import Image\nfrom minibeit3.explore import core\n"
+    "Image(core.to_png(np.zeros((4, 4, 3), np.uint8)), alt='<nothing>')",
 )
 
 
@@ -69,3 +71,6 @@ def test_a_kernel_shows_a_figure_with_its_sentence(
     (shown,) = notebook.cells[1].outputs
     assert 'alt="Figure: loss by step."' in shown["data"]["text/html"]
     assert shown["data"]["image/png"].strip() in json.dumps(shown["data"]["text/html"])
+    (image,) = notebook.cells[2].outputs
+    assert image["data"]["text/html"].startswith('<img alt="&lt;nothing&gt;" src="data:image/png')
+    assert image["data"]["image/png"].strip() in image["data"]["text/html"]

@@ -1,4 +1,4 @@
-"""Figures of matplotlib in notebooks: small pictures, with a sentence for who cannot see them."""
+"""Pictures in notebooks: small ones, with a sentence for those who cannot see them."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 from IPython.core.pylabtools import print_figure
+from IPython.display import Image as Shown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,7 +18,7 @@ INLINE = "module://matplotlib_inline.backend_inline"
 
 
 def tell_figures() -> bool:
-    """From now on figures are shown with alt text; False outside a notebook's kernel.
+    """From now on figures and images are shown with alt text; False outside a notebook's kernel.
 
     The picture stands in the output twice: alone, and as HTML with its sentence, which is what
     JupyterLab shows.
@@ -32,6 +33,7 @@ def tell_figures() -> bool:
     formats = shell.display_formatter.formatters
     formats["image/png"].for_type(Figure, figure_png)
     formats["text/html"].for_type(Figure, figure_html)
+    formats["text/html"].for_type(Shown, image_html)
     return True
 
 
@@ -48,6 +50,14 @@ def figure_html(figure: Figure) -> str:
     """The same picture with its sentence as alt text."""
     data = b64encode(figure_png(figure)).decode()
     return f'<img alt="{esc(describe_figure(figure))}" src="data:image/png;base64,{data}">'
+
+
+def image_html(image: Shown) -> str | None:
+    """An IPython image with the alt text it was given, which JupyterLab leaves out; or None."""
+    alt, data = image.alt, image.data
+    if not alt or not isinstance(data, bytes) or image.format != "png":
+        return None
+    return f'<img alt="{esc(alt)}" src="data:image/png;base64,{b64encode(data).decode()}">'
 
 
 def describe_figure(figure: Figure) -> str:
