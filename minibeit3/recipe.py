@@ -79,8 +79,9 @@ class Setup:
         if self.labels is None and total:
             return samples
         if not 1 <= (self.labels or 0) <= total:
+            asked = "all" if self.labels is None else self.labels
             raise ValueError(
-                f"{self.labels or 'all'} training samples asked for, the data have {total}"
+                f"{asked} training samples asked for, the data have {total}: at least 1 is needed"
             )
         return Part(samples, order(total, self.seed, 0)[: self.labels])
 
