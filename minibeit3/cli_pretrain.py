@@ -1,5 +1,6 @@
 """minibeit3 pretrain: masked data modelling from the terminal."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,12 @@ def pretrain(
     whole_images: Annotated[
         bool, typer.Option(help="Leave the images of pairs unmasked (not the paper's).")
     ] = False,
+    pair_words: Annotated[
+        float, typer.Option(help="Share of words hidden in pairs; the paper's is 0.5.")
+    ] = 0.5,
+    drop_path: Annotated[
+        float | None, typer.Option(help="Stochastic depth of the last layer.")
+    ] = None,
     muon: Annotated[bool, typer.Option(help="Step by Muon (the paper: by AdamW).")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, data order and masks.")] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
@@ -60,6 +67,8 @@ def pretrain(
     from minibeit3.train import TrainConfig
     from minibeit3.visual_codes import open_codes
 
+    config = sizes(preset, variant)  # pyright: ignore[reportArgumentType]: checked there
+    config = config if drop_path is None else replace(config, drop_path=drop_path)
     plan = TrainConfig(
         steps=steps,
         batch_size=batch_size,
@@ -74,12 +83,12 @@ def pretrain(
     )
     with joined("fsdp" if shard else "ddp", recompute) as team:
         run(
-            sizes(preset, variant),  # pyright: ignore[reportArgumentType]: checked there
+            config,
             data.split(","),
             open_codes(codes).to(pick_device(device)).tokens,
             plan,
             folder,
-            hiding=Hiding(pair_images=not whole_images),
+            hiding=Hiding(pair_images=not whole_images, pair_text=pair_words),
             image_weight=image_weight,
             muon=muon,
             start=start,
