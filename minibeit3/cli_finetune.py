@@ -38,6 +38,9 @@ def finetune(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; None: the recipe's.")] = (
         None
     ),
+    muon: Annotated[
+        bool | None, typer.Option(help="Step by Muon, or by AdamW alone; None: the recipe's.")
+    ] = None,
     labels: Annotated[int | None, typer.Option(help="Training samples; None: all.")] = None,
     blind: Annotated[str | None, typer.Option(help="image or text: never shown (control).")] = None,
     holdout: Annotated[str | None, typer.Option(help="Composition kept out of training.")] = None,
@@ -78,7 +81,7 @@ def finetune(
     )
     plan = replace(job.plan(steps, batch_size, lr), accumulate=accumulate, workers=workers)
     began = time.process_time()
-    model, records = run(job, folder, plan, device=device, on_log=progress(plan.steps))
+    model, records = run(job, folder, plan, muon=muon, device=device, on_log=progress(plan.steps))
     trained = time.process_time()
     with torch.inference_mode():
         figures = job.recipe.evaluate(model, limit)

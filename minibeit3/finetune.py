@@ -18,6 +18,7 @@ from minibeit3.backbones import Backbone, build_backbone, preset
 from minibeit3.batches import generator_of
 from minibeit3.checkpoint import backbone_of, check_tokenizer, from_pretrained, save_pretrained
 from minibeit3.convert import load_released
+from minibeit3.muon import with_muon
 from minibeit3.optimiser import parameter_groups
 from minibeit3.precision import pick_device
 from minibeit3.recipe import Blind, Figures, Recipe, Setup, Split
@@ -110,14 +111,15 @@ def finetune(
     folder: Path | str,
     plan: TrainConfig | None = None,
     *,
+    muon: bool | None = None,
     until: int | None = None,
     device: str = "auto",
     on_log: Callable[[Record], None] | None = None,
 ) -> tuple[Any, list[Record]]:
     """Train the job's model, or go on with the run in `folder`; the model and the run's records.
 
-    plan: None = the recipe's. Parameters as in `train`, which see for what it raises. The finished
-    model is saved to `folder`/model, with its tokenizer, labels and notes.
+    plan, muon: None = the recipe's. Parameters as in `train`, which see for what it raises. The
+    finished model is saved to `folder`/model, with its tokenizer, labels and notes.
     """
     recipe, folder, plan = job.recipe, Path(folder), plan or job.plan()
 
@@ -126,6 +128,9 @@ def finetune(
 
     source = recipe.source(recipe.samples, plan.part_size, plan.seed, recipe.collate)
     groups = groups_of(job.model, plan, recipe.head_lr, recipe.undecayed(job.model))
+    muon = recipe.muon if muon is None else muon
+    if muon:
+        groups = with_muon(groups, job.model)
     records = train(
         job.model,
         step,
@@ -139,7 +144,7 @@ def finetune(
     )
     if until is None or until >= plan.steps:
         save_pretrained(job.model, folder / "model", job.setup.tokenizer)
-        notes = dict(job.notes) | {"plan": asdict(plan)}
+        notes = dict(job.notes) | {"plan": asdict(plan), "muon": muon}
         write_file(folder / "model" / LABELS, "".join(f"{x}\n" for x in recipe.labels).encode())
         write_file(folder / "model" / NOTES, (json.dumps(notes, indent=2) + "\n").encode())
     return job.model, records

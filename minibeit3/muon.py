@@ -5,7 +5,7 @@ step; this one keeps float32 there, and steps the vectors too, so that a run has
 Departure: the paper trains by AdamW.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,13 +44,18 @@ def exact_orthogonal(matrix: Tensor) -> Tensor:
 def muon_groups(
     model: nn.Module, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """`parameter_groups`, those of the blocks' matrices apart: "muon" True, `RATE` times "scale".
+    """`parameter_groups`, split by `with_muon`."""
+    return with_muon(parameter_groups(model, weight_decay, layer_decay), model)
+
+
+def with_muon(groups: Sequence[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """The groups, those of the blocks' matrices apart: "muon" True, `RATE` times "scale".
 
     Embeddings, heads, norms and biases stay with AdamW.
     """
     inside = {id(p) for name, p in model.named_parameters() if "blocks." in name and p.ndim == 2}
     split = []
-    for group in parameter_groups(model, weight_decay, layer_decay):
+    for group in groups:
         for muon, factor in ((True, RATE), (False, 1.0)):
             chosen = [p for p in group["params"] if (id(p) in inside) == muon]
             if chosen:

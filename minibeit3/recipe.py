@@ -117,7 +117,8 @@ class Recipe:
     same names after a prefix ("majority/accuracy"). plan: the default of the training.
     drop_path: stochastic depth. head_lr: factor on the learning rate of parameters `head.*`.
     undecayed(model): names of parameters without weight decay. final_norm: False = the backbone
-    goes without its last norm (released ImageNet and VQA models).
+    goes without its last norm (released ImageNet and VQA models). muon: True = the blocks' matrices
+    step by Muon (`muon`; the released recipes use AdamW alone).
     labels: names of the classes or answers in the head's order. goals: figure -> aim.
     controls: the values of `Setup` that the recipe knows, by field ("blind", "holdout", "split").
     source: what makes batches of samples. export(model, path): write predictions in the format that
@@ -138,6 +139,7 @@ class Recipe:
     head_lr: float = 1.0
     undecayed: Callable[[nn.Module], set[str]] = no_weight_decay
     final_norm: bool = True
+    muon: bool = False
     labels: tuple[str, ...] = ()
     goals: Mapping[str, float] = field(default_factory=dict)
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -99,6 +99,18 @@ def test_few_labels_are_drawn_by_the_seed_and_never_more_than_there_are(start: P
             prepare("scenes-vqa", start, labels=labels)
 
 
+@pytest.mark.parametrize("muon", [True, False])
+def test_with_muon_a_blocks_matrix_moves_about_as_far_in_each_of_its_first_directions(
+    start: Path, tmp_path: Path, muon: bool
+) -> None:
+    job = prepare("scenes-vqa", start)
+    weight = job.model.backbone.blocks[1].attn.out.weight
+    before = weight.detach().clone()
+    finetune(job, tmp_path, plan(), muon=muon, until=1)
+    lengths = torch.linalg.svdvals(weight.detach() - before)
+    assert (lengths[0] < 2 * lengths[2]) == muon  # AdamW's step leans to one
+
+
 def test_the_head_learns_faster_than_the_rest_by_its_factor(start: Path) -> None:
     model = prepare("scenes-vqa", start).model
     scales = {
