@@ -2,12 +2,15 @@
 
 from minibeit3.lab.bands import Measured, band, counted, known, line, told, verdict
 from minibeit3.lab.exercises import check, hint, score, use_reference
+from minibeit3.lab.glossary import term
+from minibeit3.lab.paper import beside_the_paper
 from minibeit3.lab.session import Session, start
 
 __all__ = [
     "Measured",
     "Session",
     "band",
+    "beside_the_paper",
     "check",
     "counted",
     "hint",
@@ -15,6 +18,7 @@ __all__ = [
     "line",
     "score",
     "start",
+    "term",
     "told",
     "use_reference",
     "verdict",

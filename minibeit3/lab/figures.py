@@ -62,18 +62,20 @@ def image_html(image: Shown) -> str | None:
 
 def describe_figure(figure: Figure) -> str:
     """What a figure shows, read off its titles, axis labels and legends; not what comes out."""
-    panels = [_panel(axes) for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    told = [panel for panel in panels if panel]
     over = [legend for legend in figure.legends if legend.get_texts()]
     names = [text.get_text() for legend in over for text in legend.get_texts()]
+    panels = [_panel(axes, names) for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    told = [panel for panel in panels if panel]
     head = figure.get_suptitle() or ("Figure" if len(panels) == 1 else f"{len(panels)} panels")
     shown = f"; shown: {', '.join(names)}" if names else ""
     return f"{head}: {'; '.join(told) or 'without words'}{shown}."
 
 
-def _panel(axes: Axes) -> str:
+def _panel(axes: Axes, known: Sequence[str]) -> str:
+    """Title, axes and lines of one panel; known: names that the figure's legend tells anyway."""
     x, y = axes.get_xlabel(), axes.get_ylabel()
-    names: Sequence[str] = [str(name) for name in axes.get_legend_handles_labels()[1]]
+    labels = (str(name) for name in axes.get_legend_handles_labels()[1])
+    names = [name for name in labels if name not in known]
     against = f"{y} by {x}" if x and y else x or y
     parts = [" ".join(axes.get_title().split()), against, ", ".join(names)]
     said = " · ".join(part for part in parts if part)
