@@ -30,7 +30,7 @@ def test_every_term_of_the_objectives_is_defined(path: Path) -> None:
 
 
 def test_an_unknown_term_would_be_found() -> None:
-    assert undefined("**measure** the perplexity of codes") == {"perplexity"}
+    assert undefined("**measure** the isotropy of codes") == {"isotropy"}
 
 
 def test_entries_are_complete_in_both_languages_and_no_form_is_claimed_twice() -> None:
