@@ -10,7 +10,8 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 # score(ids, rows): logits (R, V) of the word after int64 ids (R, t). Row r continues row rows[r]
-# of the call before (None: row r does); before the first call the rows are the B images.
+# of the call before (None: row r does); before the first call the rows are the B images. Rows of
+# an image stand together, equally many of each, and continue one of its own.
 Score = Callable[[Tensor, Tensor | None], Tensor]
 Choose = Callable[[Tensor], Tensor]
 

@@ -7,14 +7,17 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from minibeit3 import few_rows as few_rows_module
 from minibeit3.backbones import build_backbone
+from minibeit3.cache import LayerCache
 from minibeit3.config import BEiT3Config
 from minibeit3.decoding import Score, beam_search, decode, nucleus
-from minibeit3.modes import ImageCaptioner, hide_words
+from minibeit3.modes import ImageCaptioner, hide_words, seq2seq
 
 PAPER = BEiT3Config(
     depth=3, width=24, ffn_width=48, heads=2, fusion_layers=1, image_size=16, patch_size=4,
@@ -59,6 +62,72 @@ def test_caches_score_as_full_recomputation_does(variant: str) -> None:
         rows = torch.tensor([0, 0, 3, 2, 5, 4])  # rows change places within their image
         words = torch.randint(3, 19, (6, 1), generator=generator)
         ids = torch.cat([ids[rows], words], dim=1)
+
+
+@both_variants
+@torch.no_grad()
+def test_products_of_few_rows_leave_the_scores_as_they_are(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (few_rows_module, seq2seq):
+        monkeypatch.setattr(module, "LARGE", 1)
+    model, ids = captioner(variant), torch.full((3, 1), BOS)
+    torch.testing.assert_close(
+        model.scorer(IMAGE)(ids, None), recomputed(model, IMAGE)(ids, None), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1024), (3, 1024), (2, 4, 1024)])
+@torch.no_grad()
+def test_a_large_matrix_times_few_rows_is_the_plain_product(shape: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(s, generator=g) for s in (shape, (1030, 1024), (1030,)))
+    with few_rows_module.few_rows():
+        found = F.linear(x, weight, bias)
+    torch.testing.assert_close(found, F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
+
+
+def test_other_products_are_left_to_torch() -> None:
+    x, weight = torch.randn(8, 1024), torch.randn(1024, 1024)
+    may = few_rows_module.reads_once
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    with torch.no_grad():
+        assert may(x, weight) == both
+        others = (torch.randn(9, 1024), weight), (x, weight[:-1]), (x.double(), weight.double())
+        assert not any(may(*other) for other in others)
+        with torch.autocast("cpu"):
+            assert not may(x, weight)
+    assert not may(x, weight)  # mkldnn tensors are not for gradients
+
+
+@both_variants
+def test_keys_and_values_of_an_image_are_kept_once_for_all_its_beams(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+
+    class Watched(LayerCache):
+        def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            k, v = super().extend(k, v)
+            kept.append((len(k), len(v), k.shape[2]))
+            return k, v
+
+    monkeypatch.setattr(seq2seq, "LayerCache", Watched)
+    model = captioner(variant)
+    with torch.no_grad():
+        model.mlm_head.bias[EOS] = -1e4
+    model.generate(IMAGE, max_length=8, beams=4)
+    layers, image_tokens = 3, 17
+    steps = [image_tokens + 4 * (t + 1) for t in range(1, 7)]  # one word a step, and the masks
+    assert kept == [(3, 3, size) for size in (image_tokens, *steps) for _ in range(layers)]
+
+
+@torch.no_grad()
+def test_a_row_that_continues_another_image_s_caption_is_named() -> None:
+    score = captioner("paper").scorer(IMAGE)
+    score(torch.full((6, 1), BOS), torch.arange(3).repeat_interleave(2))
+    with pytest.raises(ValueError, match="of 3 images"):
+        score(torch.full((6, 2), BOS), torch.tensor([0, 2, 1, 3, 4, 5]))
 
 
 @both_variants

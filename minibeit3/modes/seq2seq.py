@@ -1,14 +1,18 @@
 """Sequence-to-sequence mode: captions under the caption rule (paper, section 2.1, figure 3)."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from minibeit3.backbones import Backbone
 from minibeit3.cache import LayerCache
 from minibeit3.decoding import Score, beam_search, decode, greedy, nucleus
+from minibeit3.embed import Streams
+from minibeit3.few_rows import LARGE, few_rows
 from minibeit3.init import initialise
 from minibeit3.losses import drop_worst, smoothed_divergence
 from minibeit3.routing import routes_for
@@ -134,28 +138,69 @@ class ImageCaptioner(nn.Module):
     def scorer(self, image: Tensor) -> Score:
         """Scores of the next word for `decoding`, by caches: each word costs two tokens.
 
-        The image is encoded once: it sees no word, so no word can change it. A step feeds the
-        newest word and <mask>, and reads the guess at <mask>, whose entry is then dropped.
+        The image is encoded once: it sees no word, so no word can change it. All captions of an
+        image, its beams, read the same keys and values of it: their words are one text, of which
+        each caption sees its own. A step feeds every caption's newest word and a <mask>, reads the
+        guesses at the masks, and drops these. Where captions change places nothing is moved: they
+        see other words.
         """
         backbone, c = self.backbone, self.backbone.config
         routes, caches = routes_for(c, paired=True), [LayerCache() for _ in range(c.depth)]
         backbone.encode(backbone.embed(image), routes=routes, cache=caches)
+        images, large = len(image), self.mlm_head.weight.numel() >= LARGE
+        own = torch.ones(images, 0, dtype=torch.bool, device=image.device)  # (R, words of an image)
 
         def score(ids: Tensor, rows: Tensor | None) -> Tensor:
-            length = ids.shape[1]
-            for cache in caches:
-                cache.select(rows, c.image_tokens + length - 1)
+            nonlocal own
+            own, beams = continued(own, rows, images), len(ids) // images
             newest = torch.stack([ids[:, -1], torch.full_like(ids[:, -1], self.mask_id)], dim=1)
-            x = backbone.embed(text=newest, text_start=length - 1)
-            rule = caption_rule(c.image_tokens, length + 1, ids.device)[-2:]
-            x = backbone.encode(x, visible=rule, routes=routes, cache=caches)
-            assert x.text is not None
-            return self.mlm_head(x.text[:, 1])
+            x = backbone.embed(text=newest, text_start=ids.shape[1] - 1).text
+            x = rearrange(x, "(B beams) two D -> B (two beams) D", beams=beams)
+            visible, own = step_rule(own, images, c.image_tokens)
+            with few_rows() if large else nullcontext():  # small ones: the rule costs more
+                x = backbone.encode(Streams(None, x), None, visible, routes=routes, cache=caches)
+                assert x.text is not None
+                logits = self.mlm_head(rearrange(x.text[:, beams:], "B beams D -> (B beams) D"))
+            for cache in caches:
+                cache.shorten(c.image_tokens + own.shape[1])
+            return logits
 
         return score
 
     def _start(self, image: Tensor) -> Tensor:
         return torch.full((len(image), 1), self.bos_id, device=image.device)
+
+
+def continued(own: Tensor, rows: Tensor | None, images: int) -> Tensor:
+    """own[rows], bool (R, words of an image): True = the word stands in the row's caption.
+
+    rows: as in `decoding.Score`; ValueError where a row continues a caption of another image.
+    """
+    if rows is None:
+        return own
+    before, now = len(own) // images, len(rows) // images
+    if not torch.equal(rows // before, torch.arange(len(rows), device=rows.device) // now):
+        raise ValueError(
+            f"rows {rows.tolist()} of {images} images: {now} rows of the first, then of the next, "
+            f"each continues one of its own image's {before}"
+        )
+    return own[rows]
+
+
+def step_rule(own: Tensor, images: int, image_len: int) -> tuple[Tensor, Tensor]:
+    """Who sees whom in a step of `ImageCaptioner.scorer`, and the words that each row has then.
+
+    own: bool (R, words of an image), as in `continued`. Keys: the image, its words, the newest
+    words of all its beams, their masks; queries: the newest words and the masks. Returns bool
+    (B, 1, 2 beams, keys) and bool (R, words and newest ones).
+    """
+    rows, beams = len(own), len(own) // images
+    newest = torch.eye(beams, dtype=torch.bool, device=own.device).repeat(images, 1)
+    own = torch.cat([own, newest], dim=1)
+    image = own.new_ones(rows, image_len)
+    word, mask = (torch.cat([image, own, last], dim=1) for last in (newest & False, newest))
+    rule = rearrange([word, mask], "two (B beams) keys -> B 1 (two beams) keys", beams=beams)
+    return rule, own
 
 
 def hide_words(
