@@ -40,6 +40,15 @@ def ranking(opened: Opened, scores: "Tensor", top: int) -> list[list[tuple[str, 
     ]
 
 
+def one_right_answer(model: Path) -> bool:
+    """True = the model's notes name a recipe whose questions have one right answer each."""
+    from minibeit3.finetune import NOTES
+    from minibeit3.storage import read_json
+
+    notes = read_json(model / NOTES) if (model / NOTES).is_file() else {}
+    return notes.get("recipe", "vqav2") != "vqav2"  # people disagree in VQAv2 alone
+
+
 def failed(file: Path, error: Exception) -> dict[str, Any]:
     """The row of an image that could not be used."""
     return {"image": str(file), "error": str(error)}
@@ -97,15 +106,21 @@ def vqa(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Answer a question about an image (VQA models)."""
+    """Answer a question about an image (VQA models).
+
+    A score is the answer's probability among all where the model was trained with one right answer
+    for each question, else how right the answer is by itself, as in the released model.
+    """
     from minibeit3.modes import VisualQuestionAnswerer
 
     opened = open_model(model, device, ("vqa",), tokenizer, labels, heads)
     answerer, text = opened.model, opened.words([question])
     assert isinstance(answerer, VisualQuestionAnswerer)
+    one_is_right = one_right_answer(model)
 
     def answer(batch: "Tensor") -> list[list[tuple[str, float]]]:
-        return ranking(opened, answerer(batch, *text).sigmoid(), top)
+        logits = answerer(batch, *text)
+        return ranking(opened, logits.softmax(dim=1) if one_is_right else logits.sigmoid(), top)
 
     for file, found in per_image([Path(image)], opened, answer):
         if isinstance(found, Exception):

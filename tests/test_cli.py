@@ -252,6 +252,27 @@ def test_answers_have_the_labels_of_the_released_file(
         assert "label" in refusal(*arguments, "--labels", labels)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "one"), [("scenes-vqa", True), ("easy-vqa", True), ("vqav2", False), (None, False)]
+)
+def test_answers_share_one_probability_only_where_one_answer_was_right_in_training(
+    spm: Path, folder: Callable[[str], Path], pictures: Path, recipe: str | None, one: bool
+) -> None:
+    path, question = folder("vqa"), "what colour is it?"
+    model, words = model_of("vqa"), TextTokenizer.load(spm)
+    notes = path / "finetuning.json"
+    if recipe is not None:
+        notes.write_text(json.dumps({"recipe": recipe}))
+    rows = call("vqa", pictures / "0.png", question, "-m", path)
+    notes.unlink(missing_ok=True)
+    pixels = to_model(open_image(pictures / "0.png"), 16)[None]
+    with torch.no_grad():
+        logits = model(pixels, *words.batch([question], 40))
+    scores = logits.softmax(dim=1) if one else logits.sigmoid()
+    found = {row["answer"]: row["score"] for row in rows}
+    assert [found[str(i)] for i in range(3)] == pytest.approx(scores[0].tolist(), abs=1e-3)
+
+
 def test_retrieval_ranks_images_for_a_text_and_texts_for_an_image(
     spm: Path, folder: Callable[[str], Path], pictures: Path
 ) -> None:
