@@ -56,7 +56,7 @@ def pretrain(
     """Pretrain by masked data modelling, as the paper does unless an option says otherwise.
 
     Ctrl-C or a crash loses nothing before the last checkpoint: the same command goes on. In
-    several processes: torchrun --nproc-per-node 2 -m minibeit3 pretrain FOLDER --accumulate 2.
+    several processes: torchrun --nproc-per-node 2 -m -- minibeit3 pretrain FOLDER --accumulate 2.
     """
     from minibeit3.backbones import preset as sizes
     from minibeit3.distributed import joined

@@ -1,7 +1,8 @@
 """One run in several processes, on torch's own engines; `torchrun` starts them.
 
-    torchrun --nproc-per-node 2 --max-restarts 3 -m minibeit3 pretrain run --accumulate 2
+    torchrun --nproc-per-node 2 --max-restarts 3 -m -- minibeit3 pretrain run --accumulate 2
 
+(After two dashes torchrun reads no option: it takes `--start` for the beginning of one of its own.)
 Process r of W takes parts r, r + W, ... of every batch; gradients are averaged. The parts are those
 of one process with the same `accumulate`, so neither what is learned nor the order of the data
 depends on W, and a job may go on with more or fewer processes. A worker that dies stops its job;

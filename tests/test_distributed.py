@@ -219,6 +219,14 @@ def test_the_rest_ends_with_an_error_when_one_is_killed(tmp_path: Path, kind: Ki
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_after_two_dashes_torchrun_leaves_every_option_to_minibeit3() -> None:
+    from torch.distributed.run import parse_args
+
+    command = ["-m", "--", "minibeit3", "pretrain", "run", "--start", "model", "--shard"]
+    read = parse_args(command)  # without the dashes it takes --start for its own --start-method
+    assert [read.training_script, *read.training_script_args] == command[2:]
+
+
 def test_torchrun_starts_a_killed_process_again_and_nothing_shows(
     tmp_path: Path, alone: Any, kind: Kind
 ) -> None:

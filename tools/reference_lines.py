@@ -3,7 +3,8 @@
     python tools/reference_lines.py results/reference_lines.json
 
 Emoji subgroups: one linear layer on shrunk pixels and on EfficientNet-Lite0's features (trained
-with ImageNet's labels on photographs), for few labels and all. Glosses: a linear support vector
+with ImageNet's labels on photographs), for few labels and all. Scenes of one thing: the same for
+colour and kind. Glosses: a linear support vector
 machine on TF-IDF. All on the recipes' own training and test data, over seeds where labels are few:
 the seed draws which. --data adds Fashion-MNIST from the folder of its idx.gz files.
 """
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ import torch
 
 from minibeit3 import PRESETS
 from minibeit3.data.glosses import Glosses
-from minibeit3.recipe import Setup, first
+from minibeit3.recipe import SCENES, Setup, first
 from minibeit3.recipes import open_recipe
 from minibeit3.recipes.dual import trained_emoji
-from minibeit3.recipes.vision import emoji_tests, pictures
+from minibeit3.recipes.vision import OneThing, emoji_tests, labels_of, pictures
 from minibeit3.references_linear import linear, lite0, pixels, tfidf_svm
 from minibeit3.storage import write_file
 from minibeit3.text_tokenizer import TextTokenizer
@@ -35,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 3
 EMOJI_LABELS = (200, None)
 GLOSS_LABELS = (1000, 4000, None)
+SCENE_LABELS, SCENE_TESTS = (200, 2000), 1000
 Lines = dict[str, dict[str, float | int]]
 
 
@@ -96,6 +99,26 @@ def emoji_lines(every: int) -> Lines:
     return lines
 
 
+def scene_lines() -> Lines:
+    """Colour and kind of the one thing in a scene, from the two features."""
+    recipe_of = partial(Setup, config=PRESETS["tiny"], tokenizer=TextTokenizer.lab())
+    data = OneThing("test", SCENES, PRESETS["tiny"].image_size)
+    asked, classes = first(data, SCENE_TESTS), len(data.classes)
+    truth, lines = labels_of(asked, classes).tolist(), {}
+    for name, features in (("pixels", pixels), ("Lite0", lite0)):
+        test = features(pictures(asked))
+        for few in SCENE_LABELS:
+
+            def measure(seed: int, few: int = few, features=features, test=test) -> dict:
+                recipe = open_recipe("scenes-classes", recipe_of(labels=few, seed=seed))
+                known = list(recipe.samples)
+                told = linear(features(pictures(known)), labels_of(known, classes).tolist(), test)
+                return {"top1": share(told, truth)}
+
+            lines |= over_seeds(f"{name}, linear", few, measure)
+    return lines
+
+
 def gloss_lines() -> Lines:
     """Subjects of definitions from their words."""
     training, test = Glosses("train", 8), Glosses("test", 8)
@@ -122,19 +145,27 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST's idx.gz files")
     parser.add_argument("--every", type=int, default=1, help="take every n-th emoji")
+    parser.add_argument("--only", help="this recipe's lines alone, the others stay as they are")
     given = parser.parse_args()
     torch.manual_seed(0)
+    made: dict[str, Callable[[], Lines]] = {
+        "glosses": gloss_lines,
+        "emoji-classes": lambda: emoji_lines(given.every),
+        "scenes-classes": scene_lines,
+    }
+    command = f"python tools/{Path(__file__).name} {' '.join(sys.argv[1:])}"
+    kept = json.loads(given.out.read_text()) if given.only else {}
     result: dict[str, object] = {
+        **kept,
         "what": "top-1 of linear classifiers on features that no backbone of ours gave",
         "seeds": SEEDS,
-        "emoji": f"every {given.every}" if given.every > 1 else "all",
+        "emoji": kept.get("emoji", f"every {given.every}" if given.every > 1 else "all"),
         "machine": f"{platform.machine()}, torch {torch.__version__}",
         "commit": subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip(),
-        "command": f"python tools/{Path(__file__).name} {' '.join(sys.argv[1:])}",
-        "glosses": gloss_lines(),
-        "emoji-classes": emoji_lines(given.every),
+        "command": "; ".join([kept["command"]] * bool(kept) + [command]),
+        **{name: make() for name, make in made.items() if given.only in (None, name)},
     }
     if given.data:
         words = TextTokenizer.lab()
