@@ -218,7 +218,6 @@ def test_the_rest_ends_with_an_error_when_one_is_killed(tmp_path: Path, kind: Ki
     assert first not in (0, None) and second == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_after_two_dashes_torchrun_leaves_every_option_to_minibeit3() -> None:
     from torch.distributed.run import parse_args
 
@@ -227,6 +226,7 @@ def test_after_two_dashes_torchrun_leaves_every_option_to_minibeit3() -> None:
     assert [read.training_script, *read.training_script_args] == command[2:]
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_torchrun_starts_a_killed_process_again_and_nothing_shows(
     tmp_path: Path, alone: Any, kind: Kind
 ) -> None:
