@@ -13,14 +13,18 @@ from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from PIL import Image
 
-from minibeit3.lab.figures import describe_figure, figure_html, figure_png, tell_figures
+from minibeit3.lab.figures import describe_figure, figure_both, figure_png, tell_figures
 
 CELLS = (
     "from minibeit3 import lab\nlab.start('00')",
-    "import matplotlib.pyplot as plt\nfigure, ax = plt.subplots()\n_ = ax.plot([1, 2])\n"
+    "import matplotlib.pyplot as plt\nfrom minibeit3.lab import figures\ndrawn = []\n"
+    "plain = figures.print_figure\n"
+    "figures.print_figure = lambda *a, **k: drawn.append(1) or plain(*a, **k)\n"
+    "figure, ax = plt.subplots()\n_ = ax.plot([1, 2])\n"
     "_ = ax.set(xlabel='step', ylabel='loss')",
     "import numpy as np\nfrom IPython.display import Image\nfrom minibeit3.explore import core\n"
     "Image(core.to_png(np.zeros((4, 4, 3), np.uint8)), alt='<nothing>')",
+    "len(drawn)",
 )
 
 
@@ -42,7 +46,7 @@ def test_the_sentence_names_every_panel_axis_and_line(figure: Figure) -> None:
 
 
 def test_the_html_escapes_its_words_and_holds_the_picture(figure: Figure) -> None:
-    html = figure_html(figure)
+    html = str(figure_both(figure)["text/html"])
     assert "&lt;shuffled&gt;" in html and "<shuffled>" not in html
     assert html.startswith('<img alt="2 panels') and "data:image/png;base64," in html
 
@@ -62,7 +66,7 @@ def test_outside_a_kernel_nothing_changes() -> None:
     assert tell_figures() is False
 
 
-def test_a_kernel_shows_a_figure_with_its_sentence(
+def test_a_kernel_shows_a_figure_with_its_sentence_and_draws_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel chooses its own
@@ -74,3 +78,4 @@ def test_a_kernel_shows_a_figure_with_its_sentence(
     (image,) = notebook.cells[2].outputs
     assert image["data"]["text/html"].startswith('<img alt="&lt;nothing&gt;" src="data:image/png')
     assert image["data"]["image/png"].strip() in image["data"]["text/html"]
+    assert notebook.cells[3].outputs[0]["data"]["text/plain"] == "1"

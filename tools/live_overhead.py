@@ -26,7 +26,7 @@ import torch
 
 from minibeit3.batches import generator_of
 from minibeit3.bench_machine import machine
-from minibeit3.lab.figures import figure_html, figure_png
+from minibeit3.lab.figures import figure_both
 from minibeit3.objective import MaskedDataModel
 from minibeit3.storage import write_file
 
@@ -53,8 +53,7 @@ class Rendered:
     def update(self, figure: Any) -> None:
         """Both forms of the picture."""
         began = time.process_time()
-        figure_png(figure)
-        figure_html(figure)
+        figure_both(figure)
         self.seconds = time.process_time() - began
 
 

@@ -31,10 +31,16 @@ def tell_figures() -> bool:
         return False
     plt.switch_backend(matplotlib.get_backend())  # it sets its own formats when it is first loaded
     formats = shell.display_formatter.formatters
-    formats["image/png"].for_type(Figure, figure_png)
-    formats["text/html"].for_type(Figure, figure_html)
+    formats["image/png"].pop(Figure, None)  # else the figure is drawn once more for it
+    shell.display_formatter.mimebundle_formatter.for_type(Figure, figure_both)
     formats["text/html"].for_type(Shown, image_html)
     return True
+
+
+def figure_both(figure: Figure, **_: Any) -> dict[str, bytes | str]:
+    """Picture and HTML of a figure, drawn once: in live training the drawing is what costs."""
+    png = figure_png(figure)
+    return {"image/png": png, "text/html": figure_html(figure, png)}
 
 
 def figure_png(figure: Figure) -> bytes:
@@ -46,9 +52,9 @@ def figure_png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def figure_html(figure: Figure) -> str:
-    """The same picture with its sentence as alt text."""
-    data = b64encode(figure_png(figure)).decode()
+def figure_html(figure: Figure, png: bytes) -> str:
+    """The picture with its sentence as alt text."""
+    data = b64encode(png).decode()
     return f'<img alt="{esc(describe_figure(figure))}" src="data:image/png;base64,{data}">'
 
 
