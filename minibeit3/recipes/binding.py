@@ -63,6 +63,7 @@ def binding(setup: Setup) -> Recipe:
         evaluate=lambda model, limit: binding_figures(model, setup, limit, fused_scores),
         references=lambda _: dict(CHANCE),
         plan=PLAN,
+        muon=True,
         labels=("false", "true"),
         goals={"group": 0.80},
         controls={"blind": ("image", "text"), "split": ("val", "test")},
@@ -82,6 +83,7 @@ def binding_dual(setup: Setup) -> Recipe:
         evaluate=lambda model, limit: binding_figures(model, setup, limit, dual_scores),
         references=lambda _: dict(CHANCE),
         plan=PLAN,
+        muon=True,
         controls={"split": ("val", "test")},
     )
 

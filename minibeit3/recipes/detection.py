@@ -87,6 +87,7 @@ def _detection(name: str, setup: Setup, world: str, holdouts: tuple[str, ...]) -
         evaluate=evaluate,
         references=references,
         plan=PLAN,
+        muon=True,
         labels=names,
         goals=GOALS,
         controls={"holdout": holdouts, "split": ("val", "test")},

@@ -101,6 +101,7 @@ def emoji_retrieval(setup: Setup) -> Recipe:
         evaluate=evaluate,
         references=references,
         plan=PLAN,
+        muon=True,
         goals={"far/image to text@1": 0.40, "far/text to image@1": 0.40},
         controls={"holdout": ("near",)},
     )
@@ -140,6 +141,7 @@ def scenes_retrieval(setup: Setup) -> Recipe:
         evaluate=evaluate,
         references=lambda limit: {f"chance/image to text@{k}": k / limit for k in RANKS},
         plan=PLAN,
+        muon=True,
         goals={"image to text@1": 0.80, "text to image@1": 0.80},
         controls={"holdout": HOLDOUTS, "split": ("val", "test")},
     )

@@ -182,6 +182,7 @@ def _captions(
         evaluate=evaluate,
         references=references,
         plan=PLAN,
+        muon=True,
         goals=goals,
         controls=controls,
     )

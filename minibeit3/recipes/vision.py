@@ -171,6 +171,7 @@ def _classes(
         evaluate=evaluate,
         references=references,
         plan=PLAN,
+        muon=True,
         labels=classes,
         controls=controls or {},
     )
@@ -275,6 +276,7 @@ def _segmentation(
         evaluate=evaluate,
         references=references,
         plan=SEGMENTATION_PLAN,
+        muon=True,
         labels=names,
         goals={"mIoU": 0.80},
         controls={"holdout": holdouts, "split": ("val", "test")},
