@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,19 @@ def main() -> None:
 
 def phase(number: int, run: Path, command: str, commit: str, out: Path) -> dict[str, Any]:
     """What training.json says of one run; its log is copied to `out`."""
-    state, records = runfolder.load_newest(run), read_metrics(run)
-    if state is None or state["step"] < state["config"]["steps"]:
-        raise SystemExit(f"{run} is not finished: give its command again")
-    log = f"metrics-{number}.jsonl"
+    state = runfolder.load_newest(run)
+    if state is None or not (run / "model").is_dir():
+        raise SystemExit(f"{run} has saved no model: give its command again")
+    log, steps = f"metrics-{number}.jsonl", state["step"]
+    records = [record for record in read_metrics(run) if record["step"] <= steps]
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(run / "metrics.jsonl", out / log)
+    lines = "".join(f"{json.dumps(record)}\n" for record in records)
+    write_file(out / log, lines.encode())
     spent = round(records[-1]["cpu_seconds"], 1)
     return {
         "command": command,
         "commit": commit,
+        "steps_done": steps,  # fewer than planned where a run was stopped and the next one began
         "plan": state["config"],
         "cpu_seconds": spent,
         "log": log,
