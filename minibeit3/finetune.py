@@ -98,9 +98,12 @@ def prepare(
     recipe = open_recipe(name, setup)
     backbone = fitted(backbone, recipe.drop_path, recipe.final_norm)
     notes = {"recipe": name, "start": str(start) if start else None, "size": size}
+    model = recipe.build(backbone, generator_of(seed, 1))
+    if start is not None and hasattr(model, "mlm_head"):
+        keep_word_head(model, Path(start))
     return Job(
         recipe=recipe,
-        model=recipe.build(backbone, generator_of(seed, 1)),
+        model=model,
         setup=setup,
         notes=notes | {field: getattr(setup, field) for field in NOTED},
     )
@@ -210,11 +213,28 @@ def open_backbone(
     start = Path(start)
     if start.is_file():
         return backbone_of(load_released(start, image_size=image_size)), None
+    folder = model_folder(start)
+    words = TextTokenizer.from_pretrained(folder) if (folder / MODEL_FILE).exists() else None
+    return backbone_of(from_pretrained(folder, image_size=image_size)), words
+
+
+def model_folder(start: Path) -> Path:
+    """The folder itself or `model` in it; CheckpointError when neither holds a saved model."""
     folder = start if (start / "config.json").is_file() else start / "model"
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{start} holds no saved model: name a run's folder or a .pth file")
-    words = TextTokenizer.from_pretrained(folder) if (folder / MODEL_FILE).exists() else None
-    return backbone_of(from_pretrained(folder, image_size=image_size)), words
+    return folder
+
+
+def keep_word_head(model: Any, start: Path) -> None:
+    """Let a model that guesses words go on with the pretrained head for them, if `start` has one.
+
+    The released pretrained checkpoints hold it under the name that captioning reads.
+    """
+    saved = load_released(start) if start.is_file() else from_pretrained(model_folder(start))
+    head = getattr(saved, "mlm_head", None)
+    if isinstance(head, nn.Linear) and head.weight.shape == model.mlm_head.weight.shape:
+        model.mlm_head.load_state_dict(head.state_dict())
 
 
 def fitted(backbone: Backbone, drop_path: float, final_norm: bool) -> Backbone:

@@ -52,6 +52,15 @@ def test_a_job_starts_from_the_given_backbone_with_a_head_drawn_by_the_seed(star
     assert one.model.backbone.config.drop_path == one.recipe.drop_path
 
 
+def test_a_captioner_goes_on_with_the_pretrained_head_for_words(start: Path) -> None:
+    saved = from_pretrained(start / "model")
+    assert isinstance(saved, MaskedDataModel)
+    heads = [prepare("scenes-captions", s).model.mlm_head for s in (start, None)]
+    assert torch.equal(heads[0].weight, saved.mlm_head.weight)
+    assert torch.equal(heads[0].bias, saved.mlm_head.bias)
+    assert heads[1].weight.shape != heads[0].weight.shape  # from scratch: another size, fresh
+
+
 def test_from_scratch_nothing_of_a_start_is_used(start: Path) -> None:
     job = prepare("scenes-vqa", None)
     assert job.model.backbone.config.depth == PRESETS["tiny"].depth

@@ -64,6 +64,7 @@ def binding(setup: Setup) -> Recipe:
         references=lambda _: dict(CHANCE),
         plan=PLAN,
         muon=True,
+        head_lr=10,
         labels=("false", "true"),
         goals={"group": 0.80},
         controls={"blind": ("image", "text"), "split": ("val", "test")},
@@ -84,6 +85,7 @@ def binding_dual(setup: Setup) -> Recipe:
         references=lambda _: dict(CHANCE),
         plan=PLAN,
         muon=True,
+        head_lr=10,
         controls={"split": ("val", "test")},
     )
 

@@ -88,6 +88,7 @@ def _detection(name: str, setup: Setup, world: str, holdouts: tuple[str, ...]) -
         references=references,
         plan=PLAN,
         muon=True,
+        head_lr=10,
         labels=names,
         goals=GOALS,
         controls={"holdout": holdouts, "split": ("val", "test")},

@@ -172,6 +172,7 @@ def _classes(
         references=references,
         plan=PLAN,
         muon=True,
+        head_lr=10,
         labels=classes,
         controls=controls or {},
     )
@@ -277,6 +278,7 @@ def _segmentation(
         references=references,
         plan=SEGMENTATION_PLAN,
         muon=True,
+        head_lr=10,
         labels=names,
         goals={"mIoU": 0.80},
         controls={"holdout": holdouts, "split": ("val", "test")},
