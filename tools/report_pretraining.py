@@ -3,7 +3,8 @@
     python tools/report_pretraining.py results/NAME.json RUN_FOLDER FIGURES
 
 Writes FIGURES/NAME_{curves,words,classes,codes}.png. Every number comes from the
-results file of `python -m minibeit3.probes` and from the run's metrics.jsonl.
+results file of `python -m minibeit3.probes` and from the run's metrics.jsonl (of a shipped model,
+metrics-1.jsonl and on, one for each run behind it).
 """
 
 import argparse
@@ -35,16 +36,35 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return (total[end] - total[start]) / (end - start)
 
 
-def curves(records: list[Record], path: Path) -> None:
-    """Loss and accuracy of the four streams over the steps."""
+def records_of(run: Path) -> tuple[list[Record], list[int]]:
+    """The records of a run, or of all runs behind a shipped model, and where each run began."""
+    logs = sorted(run.glob("metrics-*.jsonl"))
+    if not logs:
+        return read_metrics(run), []
+    records: list[Record] = []
+    begins: list[int] = []
+    for log in logs:
+        start = int(records[-1]["step"]) if records else 0
+        begins.append(start)
+        for line in log.read_text("utf-8").splitlines():
+            record = json.loads(line)
+            records.append(record | {"step": start + record["step"]})
+    return records, begins[1:]
+
+
+def curves(records: list[Record], begins: list[int], path: Path) -> None:
+    """Loss and accuracy of the four streams over the steps; grey lines where a run began anew."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    steps = [record["step"] for record in records]
     window = max(1, len(records) // 30)
     for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
         for colour, (stream, label) in zip(COLOURS, STREAMS.items(), strict=False):
-            values = np.array([record[f"{stream}_{what}"] for record in records])
+            told = [r for r in records if r[f"{stream}_loss"]]  # 0 where nothing was hidden
+            steps = [record["step"] for record in told]
+            values = np.array([record[f"{stream}_{what}"] for record in told])
             panel.plot(steps, values, color=colour, alpha=0.15)
             panel.plot(steps, smooth(values, window), color=colour, label=label)
+        for begin in begins:
+            panel.axvline(begin, color="0.8", lw=1, zorder=0)
         panel.set(xlabel="step", ylabel=f"{what} on training batches", ylim=(0, None))
     panels[1].legend(frameon=False)
     save(figure, path)
@@ -95,7 +115,7 @@ def main() -> None:
     given = parser.parse_args()
     result, name = json.loads(given.results.read_text()), given.results.stem
     given.figures.mkdir(parents=True, exist_ok=True)
-    curves(read_metrics(given.run), given.figures / f"{name}_curves.png")
+    curves(*records_of(given.run), given.figures / f"{name}_curves.png")
     words, kinds = result["words"], ["right", "shuffled", "blank", "none", "seen", "blind"]
     told = "Masked words: picture right, shuffled, blank, none; best possible seen and blind"
     splits = {
