@@ -82,7 +82,7 @@ SETS: dict[str, dict[str, Any]] = {
         "text": 32,
         "changes": FOUR,
         "types": BOTH[:1],
-        "rounds": 1,
+        "rounds": 3,
     },
     "480 px pair memory": {
         "preset": "base",

@@ -67,7 +67,9 @@ def phase(number: int, run: Path, command: str, commit: str, out: Path) -> dict[
     log, steps = f"metrics-{number}.jsonl", state["step"]
     records = [record for record in read_metrics(run) if record["step"] <= steps]
     out.mkdir(parents=True, exist_ok=True)
-    lines = "".join(f"{json.dumps(record)}\n" for record in records)
+    short = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in r.items()}
+             for r in records]  # fmt: skip
+    lines = "".join(f"{json.dumps(record)}\n" for record in short)
     write_file(out / log, lines.encode())
     spent = round(records[-1]["cpu_seconds"], 1)
     return {
