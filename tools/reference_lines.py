@@ -5,7 +5,8 @@
 Emoji subgroups: one linear layer on shrunk pixels and on EfficientNet-Lite0's features (trained
 with ImageNet's labels on photographs), for few labels and all. Scenes of one thing: the same for
 colour and kind. Glosses: a linear support vector machine on TF-IDF. All on the recipes' own
-training and test data, over seeds where labels are few: the seed draws which. --data adds Fashion-MNIST from the folder of its idx.gz files.
+training and test data, over seeds where labels are few: the seed draws which. --data adds Fashion-
+MNIST from the folder of its idx.gz files.
 """
 
 import argparse
