@@ -28,6 +28,9 @@ def pretrain(
     ] = "emoji,emoji-scenes,scenes:2,glosses",
     steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Images + texts + pairs, in equal thirds.")] = 96,
+    pairs: Annotated[
+        int | None, typer.Option(help="How many of a batch are pairs, if not a third.")
+    ] = None,
     accumulate: Annotated[int, typer.Option(help="Parts that a batch is computed in.")] = 1,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     warmup: Annotated[int, typer.Option(help="Steps of linear rise.")] = 200,
@@ -35,6 +38,9 @@ def pretrain(
     image_weight: Annotated[float, typer.Option(help="Factor of the image loss.")] = 1.0,
     whole_images: Annotated[
         bool, typer.Option(help="Leave the images of pairs unmasked (not the paper's).")
+    ] = False,
+    one_side: Annotated[
+        bool, typer.Option(help="Hide words in half of the pairs, patches in the others.")
     ] = False,
     pair_words: Annotated[
         float, typer.Option(help="Share of words hidden in pairs; the paper's is 0.5.")
@@ -88,9 +94,10 @@ def pretrain(
             open_codes(codes).to(pick_device(device)).tokens,
             plan,
             folder,
-            hiding=Hiding(pair_images=not whole_images, pair_text=pair_words),
+            hiding=Hiding(pair_images=not whole_images, pair_text=pair_words, one_side=one_side),
             image_weight=image_weight,
             muon=muon,
+            pairs=pairs,
             start=start,
             device=device,
             on_log=progress(steps),

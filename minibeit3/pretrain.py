@@ -1,6 +1,6 @@
 """Pretraining by masked data modelling: which data, what is hidden, one step (paper, section 2).
 
-Each batch holds equal thirds of images, texts and pairs. Everything in it is a pure function of
+Each batch holds equal thirds of images, texts and pairs, unless told otherwise. Everything in it is a pure function of
 (seed, number), so that a killed run continues with the same bits.
 """
 
@@ -51,7 +51,9 @@ SCENES = 1_000_000  # more than any run here sees: scenes are drawn when they ar
 class Hiding:
     """What is hidden: the paper's ratios (section 2.3), and the knobs of the study.
 
-    pair_images: False leaves the images of pairs whole (Departure, when used). draw: which patches.
+    pair_images: False leaves the images of pairs whole (Departure, when used). one_side: True hides
+    words in half of the pairs and patches in the others, so that the other half of a pair is always
+    whole (Departure, when used). draw: which patches.
     replace: what a hidden word becomes; 80/10/10 as in the released captioning code.
     """
 
@@ -59,6 +61,7 @@ class Hiding:
     text: float = TEXT_RATIO
     pair_text: float = PAIR_TEXT_RATIO
     pair_images: bool = True
+    one_side: bool = False
     draw: Callable[[int, int, torch.Generator | None], Tensor] = blockwise_mask
     replace: Replacement = replace_bert
 
@@ -134,19 +137,23 @@ def open_data(names: Sequence[str], size: int) -> Streams:
 
 
 class PretrainingBatches:
-    """Source of masked batches: `third` images, pairs and texts each."""
+    """Source of masked batches of `size` samples: `pairs` pairs, the rest half images half texts.
+
+    pairs: None = a third. ValueError when the rest cannot be halved.
+    """
 
     def __init__(
         self,
         data: Streams,
-        third: int,
+        size: int,
         tokenizer: TextTokenizer,
         config: BEiT3Config,
         hiding: Hiding,
         text_length: int,
         seed: int,
+        pairs: int | None = None,
     ) -> None:
-        self.data, self.third, self.seed = data, third, seed
+        self.data, self.sizes, self.seed = data, sizes_of(size, pairs), seed
         self.tokenizer, self.config = tokenizer, config
         self.hiding, self.text_length = hiding, min(text_length, config.max_text_length)
 
@@ -155,8 +162,8 @@ class PretrainingBatches:
         found: dict[str, list[Sample]] = {}
         for which, stream in enumerate(("images", "pairs", "texts")):
             datasets: Sequence[Any] = getattr(self.data, stream)
-            found[stream] = []
-            for place in range(number * self.third, (number + 1) * self.third):
+            found[stream], size = [], self.sizes[stream]
+            for place in range(number * size, (number + 1) * size):
                 dataset = datasets[place % len(datasets)]
                 epoch, at = divmod(place // len(datasets), len(dataset))
                 seed = seed_of(self.seed, which, place % len(datasets))
@@ -179,7 +186,7 @@ class PretrainingBatches:
         words, real = self.tokenizer.batch(
             [text_of(sample) for sample in found["pairs"] + found["texts"]], self.text_length
         )
-        n, ids = self.third, self.tokenizer
+        n, ids = self.sizes["pairs"], self.tokenizer
         hidden = [
             mask_text(part, ok, ratio, ids.mask_id, ids.vocab_size, g, hide.replace)
             for part, ok, ratio in (
@@ -189,9 +196,26 @@ class PretrainingBatches:
         ]
         text, hidden_words = (torch.cat(parts) for parts in zip(*hidden, strict=True))
         patches = mask_patches(len(image), self.config.grid, hide.image, g, hide.draw)
+        of_pairs = patches[self.sizes["images"] :]
         if not hide.pair_images:
-            patches[n:] = False
+            of_pairs[:] = False
+        if hide.one_side:
+            of_pairs[: n // 2] = False
+            text[n // 2 : n], hidden_words[n // 2 : n] = words[n // 2 : n], False
         return MaskedBatch(image, patches, None, text, real, hidden_words, words, pairs=n)
+
+
+def sizes_of(size: int, pairs: int | None = None) -> dict[str, int]:
+    """How many samples of each stream a batch of `size` holds; ValueError when they do not fit."""
+    if pairs is None and size % 3:
+        raise ValueError(f"batch_size {size} is no multiple of three: thirds are equal")
+    pairs = size // 3 if pairs is None else pairs
+    if (size - pairs) % 2 or not 0 < pairs < size:
+        raise ValueError(
+            f"{pairs} pairs in a batch of {size}: some samples must be left, and evenly many, "
+            "half of them images, half texts"
+        )
+    return {"images": (size - pairs) // 2, "pairs": pairs, "texts": (size - pairs) // 2}
 
 
 def masked_step(
@@ -226,6 +250,7 @@ def pretrain(
     image_weight: float = 1.0,
     text_length: int = 32,
     muon: bool = False,
+    pairs: int | None = None,
     build: Callable[[BEiT3Config, torch.Generator], Backbone] = build_backbone,
     start: Path | str | None = None,
     until: int | None = None,
@@ -236,14 +261,13 @@ def pretrain(
     """Pretrain a fresh model, or go on with the run in `folder`; the model and its records.
 
     data: streams, or names for `open_data`. codes: the visual tokenizer, `VQKD.tokens`.
-    plan: batch_size is images + pairs + texts, a multiple of three. tokenizer: None = the lab's.
-    hiding: None = the paper's. muon: see `muon`; False = AdamW, the paper's. build: the fresh
-    backbone. start: folder of a pretrained model whose weights to begin with, None = fresh ones.
+    plan: batch_size is images + pairs + texts, of each a third unless `pairs` says how many pairs.
+    tokenizer: None = the lab's. hiding: None = the paper's. muon: see `muon`; False = AdamW, the
+    paper's. build: the fresh backbone. start: folder of a pretrained model whose weights to begin with, None = fresh ones.
     team: the processes that share the run (`distributed`). The finished model is saved to
     `folder`/model. ValueError when `start` holds a model of another size or kind.
     """
-    if plan.part_size % 3:
-        raise ValueError(f"batch_size {plan.part_size} is no multiple of three: thirds are equal")
+    sizes_of(plan.part_size, pairs)
     tokenizer = tokenizer or TextTokenizer.lab()
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
@@ -256,12 +280,13 @@ def pretrain(
         model.load_state_dict(weights_of(start, config))
     source = PretrainingBatches(
         streams,
-        plan.part_size // 3,
+        plan.part_size,
         tokenizer,
         config,
         hiding or Hiding(),
         text_length,
         plan.seed,
+        pairs,
     )
     step = masked_step(codes, image_weight)
     groups = muon_groups(model, plan.weight_decay, plan.layer_decay) if muon else None

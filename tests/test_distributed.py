@@ -297,7 +297,7 @@ def test_a_folder_of_tar_shards_is_shared_out_by_batch(tmp_path: Path) -> None:
                     tar.addfile(entry, io.BytesIO(content))
     config = replace(SMALL, vocab_size=4000)
     data = open_data([str(tmp_path), "glosses"], config.image_size)
-    source = PretrainingBatches(data, 2, TextTokenizer.lab(), config, Hiding(), 20, seed=0)
+    source = PretrainingBatches(data, 6, TextTokenizer.lab(), config, Hiding(), 20, seed=0)
     numbers = range(4)  # each picture once
     read_by = [
         [s.key for n in Team(rank=r, size=2).share(numbers) for s in source.samples(n)["pairs"]]

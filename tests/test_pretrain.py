@@ -26,9 +26,9 @@ def streams() -> Streams:
     return Streams([scenes, others], [scenes], [scenes])
 
 
-def batches(hiding: Hiding | None = None, seed: int = 0) -> Any:
-    tokenizer = TextTokenizer.lab()
-    return PretrainingBatches(streams(), 8, tokenizer, CONFIG, hiding or Hiding(), 24, seed)
+def batches(hiding: Hiding | None = None, seed: int = 0, pairs: int | None = None) -> Any:
+    tokenizer, data, hiding = TextTokenizer.lab(), streams(), hiding or Hiding()
+    return PretrainingBatches(data, 24, tokenizer, CONFIG, hiding, 24, seed, pairs)
 
 
 def brightness(image: Tensor) -> Tensor:
@@ -73,6 +73,26 @@ def test_the_knobs_of_the_study_leave_images_of_pairs_whole() -> None:
     b = batches(Hiding(pair_images=False, pair_text=0.9)).batch(0)
     assert b.hidden_patches[:8].any() and not b.hidden_patches[8:].any()
     assert b.hidden_words[:8].sum() > batches().batch(0).hidden_words[:8].sum()
+
+
+def test_one_side_of_every_pair_is_whole_and_the_other_hidden() -> None:
+    b = batches(Hiding(one_side=True)).batch(0)
+    words, patches = b.hidden_words[:8].any(dim=1), b.hidden_patches[8:].any(dim=1)
+    assert words[:4].all() and not words[4:].any() and torch.equal(patches, ~words)
+    assert torch.equal(b.text[4:8], b.words[4:8]) and not torch.equal(b.text[:4], b.words[:4])
+    assert b.hidden_patches[:8].any(dim=1).all() and b.hidden_words[8:].any(dim=1).all()
+
+
+def test_more_pairs_take_evenly_from_images_and_texts() -> None:
+    source = batches(pairs=16)
+    assert {name: len(found) for name, found in source.samples(1).items()} == {
+        "images": 4, "pairs": 16, "texts": 4
+    }  # fmt: skip
+    b = source.batch(1)
+    assert b.pairs == 16 and len(b.image) == len(b.text) == 20
+    for wrong in (0, 24, 7):
+        with pytest.raises(ValueError, match=f"{wrong} pairs in a batch of 24"):
+            batches(pairs=wrong)
 
 
 def test_held_out_concepts_and_compositions_are_never_seen() -> None:

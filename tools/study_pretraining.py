@@ -247,11 +247,11 @@ def pretrain(
 
     loss = masked_pixel_loss if arm.target == "raw pixels" else masked_data_loss
     length = TEXT_LENGTH if arm.data == FEW else TEXT_LENGTH_OF_MANY
-    data, third = open_data(arm.data, SIDE), plan.part_size // 3
+    data, size = open_data(arm.data, SIDE), plan.part_size
     train(
         model,
         masked_step(codes, arm.image_weight, loss),
-        PretrainingBatches(data, third, tokenizer, arm.config, arm.hiding, length, seed),
+        PretrainingBatches(data, size, tokenizer, arm.config, arm.hiding, length, seed),
         plan,
         folder,
         groups=muon_groups(model, plan.weight_decay) if arm.muon else None,
