@@ -1,7 +1,7 @@
 """Pretraining by masked data modelling: which data, what is hidden, one step (paper, section 2).
 
-Each batch holds equal thirds of images, texts and pairs, unless told otherwise. Everything in it is a pure function of
-(seed, number), so that a killed run continues with the same bits.
+Each batch holds equal thirds of images, texts and pairs, unless told otherwise. Everything in it is
+a pure function of (seed, number), so that a killed run continues with the same bits.
 """
 
 import re
@@ -263,9 +263,9 @@ def pretrain(
     data: streams, or names for `open_data`. codes: the visual tokenizer, `VQKD.tokens`.
     plan: batch_size is images + pairs + texts, of each a third unless `pairs` says how many pairs.
     tokenizer: None = the lab's. hiding: None = the paper's. muon: see `muon`; False = AdamW, the
-    paper's. build: the fresh backbone. start: folder of a pretrained model whose weights to begin with, None = fresh ones.
-    team: the processes that share the run (`distributed`). The finished model is saved to
-    `folder`/model. ValueError when `start` holds a model of another size or kind.
+    paper's. build: the fresh backbone. start: folder of a pretrained model whose weights to begin
+    with, None = fresh ones. team: the processes that share the run (`distributed`). The finished
+    model is saved to `folder`/model. ValueError when `start` holds a model of another size or kind.
     """
     sizes_of(plan.part_size, pairs)
     tokenizer = tokenizer or TextTokenizer.lab()

@@ -83,6 +83,6 @@ def test_block_and_aspect_reach_the_mask_and_its_start_is_the_package_default() 
 def test_the_distance_view_is_drawn_at_both_ends_of_the_ratio() -> None:
     masks = MaskExplorer(PICTURE, ratio=0)
     masks.show.value = "distance"
-    assert masks.shell.status.value == "Photograph with 0 of 64 patches hidden."
+    assert masks.shell.status.value == "Picture with 0 of 64 patches hidden."
     masks.ratio.value = 0.9
     assert "nearest visible" in masks.shell.status.value

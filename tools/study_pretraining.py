@@ -103,13 +103,17 @@ def faint(config: BEiT3Config, generator: torch.Generator) -> Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to pretrain; `steps` is a factor on the budget, 0 = random weights."""
+    """One way to pretrain; `steps` is a factor on the budget, 0 = random weights.
+
+    pairs: how many of 96 samples; None = a third.
+    """
 
     config: BEiT3Config = NANO
     data: tuple[str, ...] = FEW
     hiding: Hiding = field(default_factory=Hiding)
     target: str = "pixel codes"
     image_weight: float = 1.0
+    pairs: int | None = None
     clip: float | None = 3.0
     muon: bool = True
     build: Callable[[BEiT3Config, torch.Generator], Backbone] = build_backbone
@@ -139,6 +143,8 @@ OTHERS: dict[str, Arm] = {
     "pair text 30%": Arm(hiding=Hiding(pair_text=0.30)),
     "fusion layers 1": Arm(config=replace(NANO, fusion_layers=1)),
     "image weight 0.3": Arm(image_weight=0.3),
+    "one side of a pair": Arm(hiding=Hiding(one_side=True)),
+    "twice as many pairs": Arm(pairs=64),
     "no clip": Arm(clip=None),
     "clip 1": Arm(clip=1.0),
     "adamw": Arm(muon=False),
@@ -247,11 +253,20 @@ def pretrain(
 
     loss = masked_pixel_loss if arm.target == "raw pixels" else masked_data_loss
     length = TEXT_LENGTH if arm.data == FEW else TEXT_LENGTH_OF_MANY
-    data, size = open_data(arm.data, SIDE), plan.part_size
+    source = PretrainingBatches(
+        open_data(arm.data, SIDE),
+        plan.part_size,
+        tokenizer,
+        arm.config,
+        arm.hiding,
+        length,
+        seed,
+        arm.pairs,
+    )
     train(
         model,
         masked_step(codes, arm.image_weight, loss),
-        PretrainingBatches(data, size, tokenizer, arm.config, arm.hiding, length, seed),
+        source,
         plan,
         folder,
         groups=muon_groups(model, plan.weight_decay) if arm.muon else None,

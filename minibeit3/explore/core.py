@@ -78,7 +78,7 @@ def masked_picture(picture: Picture, hidden: Bools, side: int = 256) -> Drawn:
         base[at, :] = base[at, :] // 4 * 3 + 60
         base[:, at] = base[:, at] // 4 * 3 + 60
     count = int(hidden.sum())
-    return Drawn(base, f"Photograph with {count} of {hidden.size} patches hidden.")
+    return Drawn(base, f"Picture with {count} of {hidden.size} patches hidden.")
 
 
 def palette() -> list[int]:

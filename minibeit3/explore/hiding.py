@@ -56,7 +56,7 @@ def distance_picture(picture: Picture, hidden: Bools, side: int = 256) -> Drawn:
     said = f"{int(hidden.sum())} of {hidden.size} patches hidden"
     if 0 < hidden.sum() < hidden.size:
         said += f", on average {distance[hidden].mean():.2f} patches from the nearest visible one"
-    return Drawn(np.asarray(canvas), f"Photograph with {said}.")
+    return Drawn(np.asarray(canvas), f"Picture with {said}.")
 
 
 def caption_picture(words: Sequence[str], hidden: Sequence[bool], width: int = 256) -> Drawn:
