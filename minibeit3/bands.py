@@ -52,7 +52,39 @@ def bands(
     return {k: Band(mean(v), stdev(v), len(v)) for k, v in values.items() if len(v) >= LEAST}
 
 
+def known_lines(recipe: str) -> dict[str, Any]:
+    """The recipe's part of results/reference_lines.json; empty where there is none."""
+    path = data_root().parent / "results" / "reference_lines.json"
+    return read_json(path).get(recipe, {}) if path.is_file() else {}
+
+
 def study_of(recipe: str) -> dict[str, Any] | None:
     """The study of a recipe, None when there is none; CheckpointError for a damaged file."""
     path = results_file(recipe)
     return read_json(path) if path.is_file() else None
+
+
+def lines_of(
+    study: Mapping[str, Any], known: Mapping[str, Any], figure: str, labels: int | None
+) -> dict[str, float]:
+    """Lines without a model by name, for this figure and number of labels, None = all.
+
+    study: its "references" are for all labels. known: the recipe's part of reference_lines.json,
+    "name, labels=N/figure". A figure "way/key" has the lines of "key" where it has none itself.
+    """
+    found: dict[str, float] = {}
+    for wanted in (figure, figure.rpartition("/")[2]):
+        by_limit = study.get("references", {})
+        for limit in sorted(by_limit, key=int):
+            for key, value in by_limit[limit].items():
+                name, _, what = key.partition("/")
+                if what == wanted:
+                    found[name] = value
+        if found:
+            break
+    for key, value in known.items():
+        name, _, what = key.partition("/")
+        name, _, count = name.partition(", labels=")
+        if what == figure and count == ("all" if labels is None else str(labels)):
+            found[name] = value["mean"]
+    return found

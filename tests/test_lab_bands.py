@@ -54,7 +54,7 @@ def test_every_option_chooses_its_runs(kind: dict[str, int], mean: float) -> Non
 def test_what_is_missing_is_none_and_said() -> None:
     assert lab.band("unknown", "accuracy") is None and lab.band("known", "f1") is None
     assert lab.band("known", "accuracy", holdout="pairs") is None
-    assert lab.line("unknown", "majority/accuracy") is None and lab.line("known", "x") is None
+    assert lab.lines("unknown", "accuracy") == {} == lab.lines("known", "x")
     assert lab.told(None) == bands.MISSING and lab.verdict(0.9, None) == "unknown"
 
 
@@ -64,7 +64,17 @@ def test_the_kinds_of_runs_that_a_study_holds_are_told() -> None:
 
 
 def test_a_line_is_that_of_the_most_samples() -> None:
-    assert lab.line("known", "majority/accuracy") == 0.25
+    assert lab.lines("known", "accuracy") == {"majority": 0.25}
+
+
+def test_a_line_had_as_many_labels_as_the_model_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {
+        f"words, labels={labels}/accuracy": {"mean": mean}
+        for labels, mean in (("50", 0.6), ("all", 0.9))
+    }
+    monkeypatch.setattr(bands, "known_lines", lambda recipe: known if recipe == "known" else {})
+    assert lab.lines("known", "accuracy", 50) == {"majority": 0.25, "words": 0.6}
+    assert lab.lines("known", "accuracy") == {"majority": 0.25, "words": 0.9}
 
 
 def test_a_verdict_weighs_the_difference_against_both_spreads() -> None:

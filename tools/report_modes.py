@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from minibeit3 import preset
+from minibeit3.bands import lines_of
 from minibeit3.lab.bands import Measured, over_seeds
 from minibeit3.recipe import Setup
 from minibeit3.recipes import RECIPES, open_recipe
@@ -157,32 +158,6 @@ def about(recipe: str) -> tuple[str, Mapping[str, float]]:
         return opened.mode, opened.goals
     except (ValueError, OSError):
         return RECIPES[recipe].partition(":")[0], {}
-
-
-def lines_of(
-    study: Mapping[str, Any], known: Mapping[str, Any], figure: str, labels: int | None
-) -> dict[str, float]:
-    """Lines without a model by name, for this figure and number of labels.
-
-    study: its "references" are for all labels. known: the recipe's part of reference_lines.json,
-    "name, labels=N/figure". A figure "way/key" has the lines of "key" where it has none itself.
-    """
-    found: dict[str, float] = {}
-    for wanted in (figure, figure.rpartition("/")[2]):
-        by_limit = study.get("references", {})
-        for limit in sorted(by_limit, key=int):
-            for key, value in by_limit[limit].items():
-                name, _, what = key.partition("/")
-                if what == wanted:
-                    found[name] = value
-        if found:
-            break
-    for key, value in known.items():
-        name, _, what = key.partition("/")
-        name, _, count = name.partition(", labels=")
-        if what == figure and count == ("all" if labels is None else str(labels)):
-            found[name] = value["mean"]
-    return found
 
 
 def table(rows: list[Row]) -> str:

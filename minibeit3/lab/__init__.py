@@ -1,6 +1,6 @@
 """What notebooks call: `lab.start`, exercises with checks and hints, and honest expectations."""
 
-from minibeit3.lab.bands import Measured, band, counted, known, line, told, verdict
+from minibeit3.lab.bands import Measured, band, counted, known, lines, told, verdict
 from minibeit3.lab.exercises import check, hint, score, use_reference
 from minibeit3.lab.glossary import term
 from minibeit3.lab.paper import beside_the_paper
@@ -15,7 +15,7 @@ __all__ = [
     "counted",
     "hint",
     "known",
-    "line",
+    "lines",
     "score",
     "start",
     "term",

@@ -2,7 +2,7 @@
 
 long = lab.band("scenes-vqa", "accuracy")                   # several seeds, or None
 print(lab.told(long))                                       # 91% ± 1, or that none exists
-print(lab.verdict(long, lab.line("scenes-vqa", "question only/accuracy")))
+print(lab.verdict(long, lab.lines("scenes-vqa", "accuracy")["question only"]))
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from math import nan, sqrt
 from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
-from minibeit3.bands import LEAST, WIDE, study_of
+from minibeit3.bands import LEAST, WIDE, known_lines, lines_of, study_of
 
 Verdict = Literal["above", "within noise", "below", "unknown"]
 MISSING = "no long run of this kind yet"
@@ -79,14 +79,12 @@ def known(recipe: str, field: str) -> list[Any]:
     return list(dict.fromkeys(run.get(field) for run in (study_of(recipe) or {}).get("runs", [])))
 
 
-def line(recipe: str, name: str) -> float | None:
-    """A line without a model ("majority/accuracy") that the study computed; None without one.
+def lines(recipe: str, figure: str, labels: int | None = None) -> dict[str, float]:
+    """Name -> value of all lines without a model of ours, with as many labels where they take any.
 
-    Of several numbers of test samples, the largest.
+    labels: training samples, None = all.
     """
-    found = (study_of(recipe) or {}).get("references", {})
-    with_it = {int(limit): lines[name] for limit, lines in found.items() if name in lines}
-    return with_it[max(with_it)] if with_it else None
+    return lines_of(study_of(recipe) or {}, known_lines(recipe), figure, labels)
 
 
 def counted(share: float, samples: int) -> Measured:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape as esc
 from typing import NamedTuple
 
-from minibeit3.lab.bands import Measured, band, known, line, told, verdict
+from minibeit3.lab.bands import Measured, band, known, lines, told, verdict
 
 COLUMNS = (
     "use",
@@ -96,8 +96,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     own = band(row.recipe, row.figure, labels=most)
     steps = None if own is None else own.steps
     other = band(row.recipe, row.figure, labels=most, start="scratch", steps=steps)
-    rule = line(row.recipe, f"{row.line}/{row.figure.split('/')[-1]}")
-    rule = line(row.recipe, f"{row.line}/{row.figure}") if rule is None else rule
+    rule = lines(row.recipe, row.figure, most).get(row.line)
     return (
         row.use,
         f"{row.task} {row.paper}",
