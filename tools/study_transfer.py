@@ -164,8 +164,9 @@ def keep(study: dict[str, Any], limit: int) -> None:
 def draw(summary: list[dict[str, Any]]) -> None:
     """One panel a task: the figure over the CPU-seconds of pretraining, seeds as bars."""
     looks = {PRETRAINED: ("#0072B2", "o-"), EQUAL: ("#D55E00", "s--")}
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(11, 2.8), layout="constrained")
-    for ax, (task, (_, _, title)) in zip(axes, TASKS.items(), strict=True):
+    size = (2.75 * len(TASKS), 2.8)
+    figure, panels = plt.subplots(1, len(TASKS), figsize=size, layout="constrained", squeeze=False)
+    for ax, (task, (_, _, title)) in zip(panels[0], TASKS.items(), strict=True):
         for kind, (colour, mark) in looks.items():
             rows = [row for row in summary if row["task"] == task and row["kind"] == kind]
             at = dict(zip(LENGTHS, seconds_of(summary, task), strict=True))
@@ -178,7 +179,7 @@ def draw(summary: list[dict[str, Any]]) -> None:
                 ax.axhline(row["mean"], color="0.5", ls=":", label=SCRATCH)
         ax.set(xscale="log", xlabel="CPU-seconds of pretraining", ylim=(0, None))
         ax.set_title(title, fontsize=10)
-    axes[0].legend(frameon=False, fontsize=8)
+    panels[0, 0].legend(frameon=False, fontsize=8)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=110)
 
