@@ -37,6 +37,7 @@ def test_scratch_has_the_seconds_of_pretraining_too_and_a_cut_study_goes_on(stud
         (study.PRETRAINED, 4),
         (study.PRETRAINED, 8),
         (study.EQUAL, 4),
+        (study.PRETRAINED, study.shipped()[0]),
     }
     paid = runs[study.PRETRAINED, 4]
     total = paid["pretraining_cpu_s"] + paid["finetuning_cpu_s"]
