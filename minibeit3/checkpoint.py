@@ -17,6 +17,7 @@ from minibeit3.checks import check_fields
 from minibeit3.config import BEiT3Config
 from minibeit3.model import BEiT3
 from minibeit3.modes import (
+    ClozeAnswerer,
     ImageCaptioner,
     ImageClassifier,
     ImageTextRetriever,
@@ -47,6 +48,7 @@ TASKS = {
     "text_classification": TextClassifier,
     "token_tagging": TokenTagger,
     "vqa": VisualQuestionAnswerer,
+    "vqa_cloze": ClozeAnswerer,
     "nlvr2": VisualReasoner,
     "retrieval": ImageTextRetriever,
     "captioning": ImageCaptioner,
@@ -61,6 +63,7 @@ TaskModel = (
     | TextClassifier
     | TokenTagger
     | VisualQuestionAnswerer
+    | ClozeAnswerer
     | VisualReasoner
     | ImageTextRetriever
     | ImageCaptioner

@@ -111,11 +111,11 @@ def vqa(
     A score is the answer's probability among all where the model was trained with one right answer
     for each question, else how right the answer is by itself, as in the released model.
     """
-    from minibeit3.modes import VisualQuestionAnswerer
+    from minibeit3.modes import ClozeAnswerer, VisualQuestionAnswerer
 
-    opened = open_model(model, device, ("vqa",), tokenizer, labels, heads)
+    opened = open_model(model, device, ("vqa", "vqa_cloze"), tokenizer, labels, heads)
     answerer, text = opened.model, opened.words([question])
-    assert isinstance(answerer, VisualQuestionAnswerer)
+    assert isinstance(answerer, VisualQuestionAnswerer | ClozeAnswerer)
     one_is_right = one_right_answer(model)
 
     def answer(batch: "Tensor") -> list[list[tuple[str, float]]]:

@@ -6,7 +6,7 @@ figures = job.recipe.evaluate(model, 1000)
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from minibeit3.backbones import Backbone, build_backbone, preset
 from minibeit3.batches import generator_of
 from minibeit3.checkpoint import backbone_of, check_tokenizer, from_pretrained, save_pretrained
 from minibeit3.convert import load_released
+from minibeit3.modes import ClozeAnswerer, ImageCaptioner
 from minibeit3.muon import with_muon
 from minibeit3.optimiser import parameter_groups
 from minibeit3.precision import pick_device
@@ -99,8 +100,8 @@ def prepare(
     backbone = fitted(backbone, recipe.drop_path, recipe.final_norm)
     notes = {"recipe": name, "start": str(start) if start else None, "size": size}
     model = recipe.build(backbone, generator_of(seed, 1))
-    if start is not None and hasattr(model, "mlm_head"):
-        keep_word_head(model, Path(start))
+    if start is not None and isinstance(model, ClozeAnswerer | ImageCaptioner):
+        keep_word_head(model, Path(start), [words.token_ids(label) for label in recipe.labels])
     return Job(
         recipe=recipe,
         model=model,
@@ -226,14 +227,22 @@ def model_folder(start: Path) -> Path:
     return folder
 
 
-def keep_word_head(model: Any, start: Path) -> None:
+def keep_word_head(
+    model: ClozeAnswerer | ImageCaptioner, start: Path, answers: Sequence[Sequence[int]]
+) -> None:
     """Let a model that guesses words go on with the pretrained head for them, if `start` has one.
 
-    The released pretrained checkpoints hold it under the name that captioning reads.
+    answers: ids of the pieces of each answer, for models that answer. The released pretrained
+    checkpoints hold the head under the name that captioning reads.
     """
     saved = load_released(start) if start.is_file() else from_pretrained(model_folder(start))
     head = getattr(saved, "mlm_head", None)
-    if isinstance(head, nn.Linear) and head.weight.shape == model.mlm_head.weight.shape:
+    config = model.backbone.config
+    if not isinstance(head, nn.Linear) or head.weight.shape != (config.vocab_size, config.width):
+        return
+    if isinstance(model, ClozeAnswerer):
+        model.start_from(head, answers)
+    else:
         model.mlm_head.load_state_dict(head.state_dict())
 
 

@@ -38,6 +38,7 @@ ARGUMENTS = {
     "text_classification": {"classes": 3},
     "token_tagging": {"labels": 6},
     "vqa": {"answers": 7},
+    "vqa_cloze": {"answers": 7, "mask_id": 9},
     "captioning": {"mask_id": 9},
 }
 VARIANTS: tuple[Variant, ...] = ("paper", "released")

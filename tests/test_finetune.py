@@ -44,10 +44,10 @@ def setup(**changes: Any) -> Setup:
 def test_a_job_starts_from_the_given_backbone_with_a_head_drawn_by_the_seed(start: Path) -> None:
     saved = from_pretrained(start / "model")
     assert isinstance(saved, MaskedDataModel)
-    one, again, other = (prepare("scenes-vqa", start, seed=s) for s in (0, 0, 1))
+    one, again, other = (prepare("scenes-classes", start, seed=s) for s in (0, 0, 1))
     for name, value in saved.backbone.state_dict().items():
         assert torch.equal(value, one.model.backbone.state_dict()[name]), name
-    heads = [job.model.head[0].weight for job in (one, again, other)]
+    heads = [job.model.head.weight for job in (one, again, other)]
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
     assert one.model.backbone.config.drop_path == one.recipe.drop_path
 
@@ -121,15 +121,15 @@ def test_with_muon_a_blocks_matrix_moves_about_as_far_in_each_of_its_first_direc
 
 
 def test_the_head_learns_faster_than_the_rest_by_its_factor(start: Path) -> None:
-    model = prepare("scenes-vqa", start).model
+    model = prepare("scenes-classes", start).model
     scales = {
         id(p): group["scale"]
         for group in groups_of(model, replace(plan(), layer_decay=0.5), head_lr=20)
         for p in group["params"]
     }
     assert len(scales) == len(list(model.parameters()))
-    assert scales[id(model.head[0].weight)] == 20
-    assert scales[id(model.pooler[1].weight)] == 1
+    assert scales[id(model.head.weight)] == 20
+    assert scales[id(model.norm.weight)] == 1
     assert scales[id(model.backbone.blocks[1].attn.qkv.weight)] == 0.5
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from minibeit3.backbones import Backbone, build_backbone
 from minibeit3.config import BEiT3Config
 from minibeit3.modes import (
+    ClozeAnswerer,
     ImageCaptioner,
     ImageClassifier,
     ImageTextRetriever,
@@ -40,6 +41,7 @@ TASKS: dict[str, tuple[Callable[[Backbone, torch.Generator], nn.Module], Call, t
     "text": (lambda b, g: TextClassifier(b, 5, g), lambda m, t, r: m(t, r), (B, 5)),
     "tags": (lambda b, g: TokenTagger(b, 5, g), lambda m, t, r: m(t, r)[:, :4], (B, 4, 5)),
     "vqa": (lambda b, g: VisualQuestionAnswerer(b, 5, g), lambda m, t, r: m(IMAGE, t, r), (B, 5)),
+    "cloze": (lambda b, g: ClozeAnswerer(b, 5, 4, 2, g), lambda m, t, r: m(IMAGE, t, r), (B, 5)),
     "reason": (lambda b, g: VisualReasoner(b, g), lambda m, t, r: m(IMAGE, IMAGE_B, t, r), (B, 2)),
     "retrieve": (lambda b, g: ImageTextRetriever(b, g), lambda m, t, r: m(IMAGE, t, r), (B, B)),
     "caption": (
@@ -49,7 +51,7 @@ TASKS: dict[str, tuple[Callable[[Backbone, torch.Generator], nn.Module], Call, t
     ),
 }
 TEXT_TASKS = [name for name in TASKS if name not in ("image", "segment")]
-PAIR_TASKS = ["vqa", "reason", "caption"]
+PAIR_TASKS = ["vqa", "cloze", "reason", "caption"]
 
 
 def build(task: str, variant: str, seed: int = 0) -> Any:

@@ -19,7 +19,7 @@ from minibeit3.explore.core import OUTLINE, Drawn, Picture, beside
 from minibeit3.explore.own import Given, Own, opened, squared
 from minibeit3.explore.rows import Row, below, rows_picture, titled
 from minibeit3.explore.widgets import Shell
-from minibeit3.modes import VisualQuestionAnswerer
+from minibeit3.modes import ClozeAnswerer, VisualQuestionAnswerer
 from minibeit3.text_tokenizer import TextTokenizer
 
 SIDE = 256
@@ -53,7 +53,7 @@ class AnswerExplorer:
 
     def __init__(
         self,
-        model: VisualQuestionAnswerer,
+        model: VisualQuestionAnswerer | ClozeAnswerer,
         answers: Sequence[str],
         tokenizer: TextTokenizer,
         scene: Scene,

@@ -14,7 +14,7 @@ from minibeit3.data.scene_splits import EMOJI_ONLY, SHAPES_ONLY
 from minibeit3.data.scene_vqa import SceneVQA
 from minibeit3.data.scenes import SIZES
 from minibeit3.losses import soft_target_cross_entropy
-from minibeit3.modes import VisualQuestionAnswerer, VisualReasoner
+from minibeit3.modes import ClozeAnswerer, VisualQuestionAnswerer, VisualReasoner
 from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches, need
 from minibeit3.references import majority, words_only
 from minibeit3.train import TrainConfig
@@ -58,7 +58,7 @@ def _scene_questions(
             return {"": questions(setup.split, limit)}
         return {"held/": questions("test", limit), "control/": questions("control", limit)}
 
-    def evaluate(model: VisualQuestionAnswerer, limit: int) -> Figures:
+    def evaluate(model: ClozeAnswerer, limit: int) -> Figures:
         figures: Figures = {}
         for prefix, data in splits(limit).items():
             samples = first(data, limit + limit % 2)
@@ -77,7 +77,9 @@ def _scene_questions(
         name=name,
         mode="fusion",
         about=f"questions about {world} scenes, drawn as they are needed, with balanced answers",
-        build=lambda backbone, g: VisualQuestionAnswerer(backbone, len(answers), g),
+        build=lambda backbone, g: ClozeAnswerer(
+            backbone, len(answers), setup.tokenizer.mask_id, setup.tokenizer.eos_id, g
+        ),
         samples=setup.choose(questions("train")),
         collate=lambda samples, _: questions_batch(samples, setup, answers),
         loss=one_answer_loss,
@@ -99,7 +101,7 @@ def easy_vqa(setup: Setup) -> Recipe:
     asked = need(load_easy_vqa(root, "test"), "answers", "easy-VQA test")
     answers = tuple((root / "answers.txt").read_text("utf-8").split())
 
-    def evaluate(model: VisualQuestionAnswerer, limit: int) -> Figures:
+    def evaluate(model: ClozeAnswerer, limit: int) -> Figures:
         samples = first(asked, limit)
         return vqa_figures(samples, answers_of(model, samples, setup, answers))
 
@@ -107,7 +109,9 @@ def easy_vqa(setup: Setup) -> Recipe:
         name="easy-vqa",
         mode="fusion",
         about="easy-VQA (PyPI), 38,575 questions about 4,000 pictures",
-        build=lambda backbone, g: VisualQuestionAnswerer(backbone, len(answers), g),
+        build=lambda backbone, g: ClozeAnswerer(
+            backbone, len(answers), setup.tokenizer.mask_id, setup.tokenizer.eos_id, g
+        ),
         samples=setup.choose(known),
         collate=lambda samples, _: questions_batch(samples, setup, answers),
         loss=one_answer_loss,
@@ -206,7 +210,7 @@ def questions_batch(samples: Sequence[Sample], setup: Setup, answers: Sequence[s
     return Questions(image, *setup.words([sample.texts[0] for sample in samples]), scores)
 
 
-def one_answer_loss(model: VisualQuestionAnswerer, batch: Questions) -> Tensor:
+def one_answer_loss(model: ClozeAnswerer, batch: Questions) -> Tensor:
     """Cross-entropy among all answers, for questions with one right answer.
 
     Departure: the released loss judges every answer by itself (`answer_loss`), since VQAv2's
@@ -217,7 +221,10 @@ def one_answer_loss(model: VisualQuestionAnswerer, batch: Questions) -> Tensor:
 
 
 def answers_of(
-    model: VisualQuestionAnswerer, samples: Sequence[Sample], setup: Setup, answers: Sequence[str]
+    model: ClozeAnswerer | VisualQuestionAnswerer,
+    samples: Sequence[Sample],
+    setup: Setup,
+    answers: Sequence[str],
 ) -> list[str]:
     """The likeliest answer to each question."""
     told = []

@@ -1,0 +1,67 @@
+"""Fusion encoder mode by a hidden word: the answer is what stands behind the question."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minibeit3.backbones import Backbone
+from minibeit3.init import initialise
+
+
+class ClozeAnswerer(nn.Module):
+    """Puts <mask> behind the question and reads it there, one logit per answer.
+
+    Departure: the released model reads [CLS] by fresh layers (`VisualQuestionAnswerer`). Masked
+    data modelling never trains [CLS], but it has taught every <mask> to find a word in the picture.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        answers: int,
+        mask_id: int,
+        eos_id: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.mask_id, self.eos_id = backbone, mask_id, eos_id
+        self.settings = {"answers": answers, "mask_id": mask_id, "eos_id": eos_id}
+        self.head = nn.Linear(backbone.config.width, answers)
+        initialise(self.head, 1, generator)
+
+    @torch.no_grad()
+    def start_from(self, words: nn.Linear, pieces: Sequence[Sequence[int]]) -> None:
+        """Begin with the rows of a head for words; an answer of several pieces with their mean.
+
+        pieces: ids of each answer's pieces. The biases stay 0: how often captions use a word says
+        nothing about answers.
+        """
+        for row, ids in zip(self.head.weight, pieces, strict=True):
+            row.copy_(words.weight[list(ids)].mean(dim=0))
+
+    def masked(self, text: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Questions int64 (B, T) with <mask> before </s>, what is real in them, and where it is.
+
+        real: bool (B, T), True = a token of the question, None = all. ids and real are one place
+        wider, where int64 (B,) says the place of <mask>. A question that fills the model's texts
+        loses its last word.
+        """
+        batch, width = text.shape
+        real = torch.ones_like(text, dtype=torch.bool) if real is None else real
+        limit = self.backbone.config.max_text_length
+        at = (real.sum(dim=1) - 1).clamp(max=limit - 2)
+        place = torch.arange(min(width + 1, limit), device=text.device).expand(batch, -1)
+        ids = torch.cat([text, text.new_full((batch, 1), self.eos_id)], dim=1)[:, : place.shape[1]]
+        ids = ids.masked_fill(place == at[:, None], self.mask_id)
+        ids = ids.masked_fill(place == at[:, None] + 1, self.eos_id)
+        return ids, place <= at[:, None] + 1, at
+
+    def forward(self, image: Tensor, text: Tensor, text_real: Tensor | None = None) -> Tensor:
+        """Image (B, C, H, W) and question, int64 ids (B, T) up to </s>, to logits (B, answers).
+
+        text_real: bool (B, T), True = a real word; None = all are.
+        """
+        ids, real, at = self.masked(text, text_real)
+        x = self.backbone(image, ids, real).text
+        return self.head(x[torch.arange(len(x), device=x.device), at])

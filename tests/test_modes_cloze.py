@@ -1,0 +1,72 @@
+"""The answer as a hidden word: <mask> where the question ends, words that pretraining knows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minibeit3 import PRESETS, build_backbone
+from minibeit3.checkpoint import save_pretrained
+from minibeit3.finetune import prepare
+from minibeit3.modes import ClozeAnswerer
+from minibeit3.objective import MaskedBatch, MaskedDataModel
+from minibeit3.text_tokenizer import TextTokenizer
+
+WORDS = TextTokenizer.lab()
+CONFIG = replace(
+    PRESETS["tiny"], depth=2, width=32, ffn_width=32, heads=2, fusion_layers=1, drop_path=0.0
+)
+QUESTIONS = ["what colour is the circle?", "is there a large star left of the square?"]
+IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def answerer(limit: int = 64) -> ClozeAnswerer:
+    g = torch.Generator().manual_seed(0)
+    backbone = build_backbone(replace(CONFIG, max_text_length=limit), g)
+    return ClozeAnswerer(backbone, 4, WORDS.mask_id, WORDS.eos_id, g).eval()
+
+
+def test_the_question_that_the_backbone_reads_ends_in_a_mask() -> None:
+    ids, real, at = answerer().masked(*WORDS.batch(QUESTIONS, 64))
+    expected, shown = WORDS.batch([f"{question} <mask>" for question in QUESTIONS], 64)
+    assert torch.equal(real, shown) and torch.equal(ids[real], expected[shown])
+    assert ids[torch.arange(2), at].tolist() == [WORDS.mask_id] * 2
+    text, _ = WORDS.batch(QUESTIONS[:1], 64)  # one text has no padding
+    assert torch.equal(answerer().masked(text, None)[0], expected[:1, shown[0]])
+
+
+@pytest.mark.parametrize("limit", [8, 11, 12])
+def test_a_question_that_fills_the_model_loses_words_and_never_the_mask(limit: int) -> None:
+    text, real = WORDS.batch(QUESTIONS, limit)
+    ids, shown, at = answerer(limit).masked(text, real)
+    assert ids.shape[1] <= limit
+    for row, place, whole in zip(ids, at, shown, strict=True):
+        seen = row[whole].tolist()
+        assert seen[-2:] == [WORDS.mask_id, WORDS.eos_id] and seen.index(WORDS.mask_id) == place
+    assert answerer(limit)(IMAGE, text, real).isfinite().all()
+
+
+def test_from_a_pretrained_model_answers_start_as_the_words_it_would_fill_in(tmp_path) -> None:
+    torch.manual_seed(0)
+    pretrained = MaskedDataModel(build_backbone(CONFIG, torch.Generator().manual_seed(1))).eval()
+    save_pretrained(pretrained, tmp_path, WORDS)
+    job = prepare("scenes-vqa", tmp_path)
+    text, real = WORDS.batch([f"{question} <mask>" for question in QUESTIONS], 64)
+    hidden = text == WORDS.mask_id
+    batch = MaskedBatch(IMAGE, None, None, text, real, hidden, text, pairs=2)
+    with torch.no_grad():
+        guess = pretrained(batch)[1]
+        own = job.model.eval()(IMAGE, *WORDS.batch(QUESTIONS, 64))
+    ids = [WORDS.token_ids(answer) for answer in job.recipe.labels]
+    assert all(len(one) == 1 for one in ids)
+    logits = (guess.logits - pretrained.mlm_head.bias)[:, [one[0] for one in ids]]
+    torch.testing.assert_close(own, logits)
+    assert not torch.allclose(own, prepare("scenes-vqa", None).model(IMAGE, text, real)[:, :1])
+
+
+def test_an_answer_of_several_pieces_starts_as_their_mean() -> None:
+    model, words = answerer(), torch.nn.Linear(32, 10)
+    model.start_from(words, [[1], [2, 4], [3], [5]])
+    torch.testing.assert_close(model.head.weight[1], (words.weight[2] + words.weight[4]) / 2)
+    with pytest.raises(ValueError):
+        model.start_from(words, [[1], [2]])
