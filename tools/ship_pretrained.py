@@ -4,7 +4,8 @@
         --command "minibeit3 pretrain runs/tiny --preset tiny ..." --commit 5675eb0
 
 Several runs, each begun with the weights of the one before, are named in order, with a --command
-and a --commit each. Run it with the environment of the runs.
+and a --commit each; --append, where the first one began with the weights that are shipped now. Run
+it with the environment of the runs.
 """
 
 import argparse
@@ -39,13 +40,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--command", action="append", required=True, help="that made a run")
     parser.add_argument("--commit", action="append", required=True, help="of the code it ran")
+    parser.add_argument("--append", action="store_true", help="keep the runs that were shipped")
     given = parser.parse_args()
-    phases = [
-        phase(number, *each, given.out)
-        for number, each in enumerate(
-            zip(given.runs, given.command, given.commit, strict=True), start=1
-        )
-    ]
+    shipped = given.out / "training.json"
+    phases = json.loads(shipped.read_text("utf-8"))["phases"] if given.append else []
+    for each in zip(given.runs, given.command, given.commit, strict=True):
+        phases.append(phase(len(phases) + 1, *each, given.out))
     model = given.runs[-1] / "model"
     words = TextTokenizer.from_pretrained(model)
     save_pretrained(from_pretrained(model), given.out, words, torch.bfloat16)
