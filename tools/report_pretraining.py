@@ -9,6 +9,7 @@ metrics-1.jsonl and on, one for each run behind it).
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,20 @@ def curves(records: list[Record], begins: list[int], path: Path) -> None:
     window = max(1, len(records) // 30)
     for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
         for colour, (stream, label) in zip(COLOURS, STREAMS.items(), strict=False):
-            told = [r for r in records if r[f"{stream}_loss"]]  # 0 where nothing was hidden
-            steps = [record["step"] for record in told]
-            values = np.array([record[f"{stream}_{what}"] for record in told])
-            panel.plot(steps, values, color=colour, alpha=0.15)
-            panel.plot(steps, smooth(values, window), color=colour, label=label)
+            for low, high in pairwise([0, *begins, records[-1]["step"] + 1]):
+                told = [r for r in records if low <= r["step"] < high]
+                told = [r for r in told if r[f"{stream}_loss"]]  # 0 where nothing was hidden
+                if not told:
+                    continue
+                steps = [record["step"] for record in told]
+                values = np.array([record[f"{stream}_{what}"] for record in told])
+                panel.plot(steps, values, color=colour, alpha=0.15)
+                panel.plot(steps, smooth(values, min(window, len(told))), color=colour, label=label)
+                label = None  # once in the legend
         for begin in begins:
             panel.axvline(begin, color="0.8", lw=1, zorder=0)
         panel.set(xlabel="step", ylabel=f"{what} on training batches", ylim=(0, None))
-    panels[1].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=4, loc="outside lower center")
     save(figure, path)
 
 
