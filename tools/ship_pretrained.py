@@ -10,6 +10,7 @@ it with the environment of the runs.
 
 import argparse
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 from minibeit3 import runfolder
 from minibeit3.checkpoint import from_pretrained, save_pretrained
-from minibeit3.runlog import read_metrics
+from minibeit3.runlog import Record, read_metrics
 from minibeit3.storage import write_file
 from minibeit3.text_tokenizer import TextTokenizer
 
@@ -29,6 +30,7 @@ ENVIRONMENT = (
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_",
 )
+RECORDS = 200  # of a run's log that are shipped
 
 
 def main() -> None:
@@ -66,12 +68,13 @@ def phase(number: int, run: Path, command: str, commit: str, out: Path) -> dict[
         raise SystemExit(f"{run} has saved no model: give its command again")
     log, steps = f"metrics-{number}.jsonl", state["step"]
     records = [record for record in read_metrics(run) if record["step"] <= steps]
+    spent = round(records[-1]["cpu_seconds"], 1)
+    records = thinned(records)
     out.mkdir(parents=True, exist_ok=True)
     short = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in r.items()}
              for r in records]  # fmt: skip
     lines = "".join(f"{json.dumps(record)}\n" for record in short)
     write_file(out / log, lines.encode())
-    spent = round(records[-1]["cpu_seconds"], 1)
     return {
         "command": command,
         "commit": commit,
@@ -80,6 +83,12 @@ def phase(number: int, run: Path, command: str, commit: str, out: Path) -> dict[
         "cpu_seconds": spent,
         "log": log,
     }
+
+
+def thinned(records: list[Record]) -> list[Record]:
+    """Every k-th record, so that at most `RECORDS` stay, and the last: logs must not grow large."""
+    every = math.ceil(len(records) / RECORDS)
+    return [r for at, r in enumerate(records) if at % every == 0 or at == len(records) - 1]
 
 
 def cpu() -> str:
