@@ -94,10 +94,10 @@ def lengths(runs: list[Mapping[str, Any]], start: str, figure: str) -> list[Meas
 
 def draw(curves: list[Curve], path: Path) -> None:
     """Panels in rows of four: marks are means, lines one standard deviation, dots the goal."""
-    rows = math.ceil(len(curves) / COLUMNS)
-    figure, panels = plt.subplots(
-        rows, COLUMNS, figsize=(10, 2.5 * rows), layout="constrained", squeeze=False
-    )
+    columns = min(COLUMNS, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    size = (2.6 * columns, 2.6 * rows)
+    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for panel, curve in zip(panels.flat, curves, strict=False):
         for start, (colour, mark) in LOOKS.items():
             found = curve.starts[start]
@@ -108,7 +108,9 @@ def draw(curves: list[Curve], path: Path) -> None:
             panel.axhline(curve.goal, color="#009E73", ls=":", lw=2, label="goal")
         panel.set(xscale="log", ylim=(0, 1.03))
         panel.set_title(f"{curve.title}\n{curve.figure}", fontsize=9)
-        panel.tick_params(axis="x", which="both", labelsize=7)
+        seconds = [value.seconds for value in curve.starts["pretrained"]]
+        panel.set_xticks(seconds, [f"{value:.0f}" for value in seconds])
+        panel.minorticks_off()
     for panel in panels.flat[len(curves) :]:
         panel.set_axis_off()
     for panel in panels[:, 0]:
