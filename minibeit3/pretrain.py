@@ -65,6 +65,13 @@ class Hiding:
     draw: Callable[[int, int, torch.Generator | None], Tensor] = blockwise_mask
     replace: Replacement = replace_bert
 
+    def __post_init__(self) -> None:
+        if self.one_side and not self.pair_images:
+            raise ValueError(
+                "one side of a pair hidden and its images whole: half of the pairs would hide "
+                "nothing; choose one of the two"
+            )
+
 
 @dataclass(frozen=True)
 class Streams:

@@ -70,3 +70,12 @@ def test_an_answer_of_several_pieces_starts_as_their_mean() -> None:
     torch.testing.assert_close(model.head.weight[1], (words.weight[2] + words.weight[4]) / 2)
     with pytest.raises(ValueError):
         model.start_from(words, [[1], [2]])
+    with pytest.raises(ValueError, match="no pieces"):
+        model.start_from(words, [[1], [], [3], [5]])
+
+
+@pytest.mark.parametrize("mask_id", [-1, 2, CONFIG.vocab_size])
+def test_ids_that_the_model_lacks_or_needs_twice_are_refused(mask_id: int) -> None:
+    backbone = build_backbone(CONFIG, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=f"mask_id {mask_id} and eos_id 2"):
+        ClozeAnswerer(backbone, 4, mask_id)

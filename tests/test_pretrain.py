@@ -81,6 +81,8 @@ def test_one_side_of_every_pair_is_whole_and_the_other_hidden() -> None:
     assert words[:4].all() and not words[4:].any() and torch.equal(patches, ~words)
     assert torch.equal(b.text[4:8], b.words[4:8]) and not torch.equal(b.text[:4], b.words[:4])
     assert b.hidden_patches[:8].any(dim=1).all() and b.hidden_words[8:].any(dim=1).all()
+    with pytest.raises(ValueError, match="would hide nothing"):
+        Hiding(one_side=True, pair_images=False)
 
 
 def test_more_pairs_take_evenly_from_images_and_texts() -> None:

@@ -80,9 +80,9 @@ def known(recipe: str, field: str) -> list[Any]:
 
 
 def lines(recipe: str, figure: str, labels: int | None = None) -> dict[str, float]:
-    """Name -> value of all lines without a model of ours, with as many labels where they take any.
+    """Name -> value of all lines without a model of ours.
 
-    labels: training samples, None = all.
+    labels: training samples, None = all. A line that was not measured with so few has all.
     """
     return lines_of(study_of(recipe) or {}, known_lines(recipe), figure, labels)
 

@@ -25,6 +25,11 @@ class ClozeAnswerer(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        vocab_size = backbone.config.vocab_size
+        if mask_id == eos_id or not all(0 <= i < vocab_size for i in (mask_id, eos_id)):
+            raise ValueError(
+                f"mask_id {mask_id} and eos_id {eos_id} must be two ids in 0..{vocab_size - 1}"
+            )
         self.backbone, self.mask_id, self.eos_id = backbone, mask_id, eos_id
         self.settings = {"answers": answers, "mask_id": mask_id, "eos_id": eos_id}
         self.head = nn.Linear(backbone.config.width, answers)
@@ -38,6 +43,8 @@ class ClozeAnswerer(nn.Module):
         nothing about answers.
         """
         for row, ids in zip(self.head.weight, pieces, strict=True):
+            if not ids:
+                raise ValueError(f"an answer has no pieces: {list(map(list, pieces))}")
             row.copy_(words.weight[list(ids)].mean(dim=0))
 
     def masked(self, text: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
