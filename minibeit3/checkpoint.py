@@ -17,6 +17,7 @@ from minibeit3.checks import check_fields
 from minibeit3.config import BEiT3Config
 from minibeit3.model import BEiT3
 from minibeit3.modes import (
+    CaptionScorer,
     ClozeAnswerer,
     ImageCaptioner,
     ImageClassifier,
@@ -49,6 +50,7 @@ TASKS = {
     "token_tagging": TokenTagger,
     "vqa": VisualQuestionAnswerer,
     "vqa_cloze": ClozeAnswerer,
+    "caption_scoring": CaptionScorer,
     "nlvr2": VisualReasoner,
     "retrieval": ImageTextRetriever,
     "captioning": ImageCaptioner,
@@ -64,6 +66,7 @@ TaskModel = (
     | TokenTagger
     | VisualQuestionAnswerer
     | ClozeAnswerer
+    | CaptionScorer
     | VisualReasoner
     | ImageTextRetriever
     | ImageCaptioner

@@ -18,7 +18,7 @@ from minibeit3.backbones import Backbone, build_backbone, preset
 from minibeit3.batches import generator_of
 from minibeit3.checkpoint import backbone_of, check_tokenizer, from_pretrained, save_pretrained
 from minibeit3.convert import load_released
-from minibeit3.modes import ClozeAnswerer, ImageCaptioner
+from minibeit3.modes import CaptionScorer, ClozeAnswerer, ImageCaptioner
 from minibeit3.muon import with_muon
 from minibeit3.optimiser import parameter_groups
 from minibeit3.precision import pick_device
@@ -100,7 +100,7 @@ def prepare(
     backbone = fitted(backbone, recipe.drop_path, recipe.final_norm)
     notes = {"recipe": name, "start": str(start) if start else None, "size": size}
     model = recipe.build(backbone, generator_of(seed, 1))
-    if start is not None and isinstance(model, ClozeAnswerer | ImageCaptioner):
+    if start is not None and isinstance(model, ClozeAnswerer | CaptionScorer | ImageCaptioner):
         keep_word_head(model, Path(start), [words.token_ids(label) for label in recipe.labels])
     return Job(
         recipe=recipe,
@@ -228,7 +228,9 @@ def model_folder(start: Path) -> Path:
 
 
 def keep_word_head(
-    model: ClozeAnswerer | ImageCaptioner, start: Path, answers: Sequence[Sequence[int]]
+    model: ClozeAnswerer | CaptionScorer | ImageCaptioner,
+    start: Path,
+    answers: Sequence[Sequence[int]],
 ) -> None:
     """Let a model that guesses words go on with the pretrained head for them, if `start` has one.
 

@@ -24,6 +24,23 @@ def answer_loss(logits: Tensor, scores: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), scores.float()) * logits.shape[1]
 
 
+def dice_loss(logits: Tensor, regions: Tensor, ignore: int = 255) -> Tensor:
+    """One minus the dice coefficient of every class in the batch, mean over those classes.
+
+    logits: (B, C, H, W). regions: int64 (B, H, W), `ignore` = unknown. Small regions weigh as much
+    as large ones (arXiv 1606.04797).
+    """
+    if logits.shape[:1] + logits.shape[2:] != regions.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit regions {tuple(regions.shape)}")
+    known = regions != ignore
+    truth = F.one_hot(regions.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1)
+    truth = truth * known[:, None]
+    told = logits.float().softmax(dim=1) * known[:, None]
+    both, either = (x.sum(dim=(0, 2, 3)) for x in (told * truth, told + truth))
+    there = truth.sum(dim=(0, 2, 3)) > 0
+    return (1 - (2 * both + 1) / (either + 1))[there].mean() if there.any() else told.sum() * 0
+
+
 def contrastive_loss(
     image: Tensor, text: Tensor, scale: Tensor, image_ids: Tensor | None = None
 ) -> Tensor:

@@ -133,6 +133,19 @@ def test_the_head_learns_faster_than_the_rest_by_its_factor(start: Path) -> None
     assert scales[id(model.backbone.blocks[1].attn.qkv.weight)] == 0.5
 
 
+@pytest.mark.parametrize("name", ["scenes-segmentation", "scenes-detection"])
+def test_everything_that_maps_are_drawn_by_learns_faster(start: Path, name: str) -> None:
+    job = prepare(name, start)
+    fast = {
+        id(p)
+        for group in groups_of(job.model, job.plan(), job.recipe.head_lr)
+        for p in group["params"]
+        if group["scale"] == 10
+    }
+    fresh = {n for n, p in job.model.named_parameters() if not n.startswith("backbone.")}
+    assert fresh == {n for n, p in job.model.named_parameters() if id(p) in fast}
+
+
 def test_a_shorter_plan_keeps_the_share_of_the_warm_up(start: Path) -> None:
     job: Job = prepare("scenes-vqa", start, seed=3)
     default, short = job.recipe.plan, job.plan(steps=100, lr=1e-4)

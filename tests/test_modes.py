@@ -213,15 +213,15 @@ def test_segmenter_levels_are_the_backbones_layers(variant: str) -> None:
 def test_segmenter_draws_each_cell_of_a_patch_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("segment", "paper")
     assert isinstance(model, SemanticSegmenter)
-    weight = model.grow.weight.data.zero_()
+    weight = model.head.grow.weight.data.zero_()
     rearrange(weight, "(p q D) levels -> p q D levels", p=4, q=4)[0, 3] = 1  # upper right cell
-    for conv in (model.smooth, model.head):
+    for conv in (model.head.smooth, model.head.classes):
         conv.weight.data.zero_()
         conv.weight.data[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1
     patches = torch.zeros(1, 16, 24)
     patches[0, 1 * 4 + 2] = 1  # row 1, column 2
     monkeypatch.setattr(model, "levels", lambda image: [patches] * len(model.layers))
-    model.norms = nn.ModuleList(nn.Identity() for _ in model.layers)
+    model.head.norms = nn.ModuleList(nn.Identity() for _ in model.layers)
     peak = model(IMAGE[:1])[0, 0]
     row, column = divmod(int(peak.argmax()), 16)
     assert (row, column) == (1 * 4 + 0, 2 * 4 + 3)

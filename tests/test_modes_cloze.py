@@ -8,7 +8,7 @@ import torch
 from minibeit3 import PRESETS, build_backbone
 from minibeit3.checkpoint import save_pretrained
 from minibeit3.finetune import prepare
-from minibeit3.modes import ClozeAnswerer
+from minibeit3.modes import CaptionScorer, ClozeAnswerer
 from minibeit3.objective import MaskedBatch, MaskedDataModel
 from minibeit3.text_tokenizer import TextTokenizer
 
@@ -79,3 +79,53 @@ def test_ids_that_the_model_lacks_or_needs_twice_are_refused(mask_id: int) -> No
     backbone = build_backbone(CONFIG, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=f"mask_id {mask_id} and eos_id 2"):
         ClozeAnswerer(backbone, 4, mask_id)
+
+
+CAPTIONS = ["a red circle and a blue star", "a star"]
+
+
+def scorer() -> CaptionScorer:
+    g = torch.Generator().manual_seed(0)
+    return CaptionScorer(build_backbone(CONFIG, g), WORDS.mask_id, g).eval()
+
+
+@torch.no_grad()
+def test_a_caption_scores_the_sum_of_its_tokens_each_hidden_in_turn() -> None:
+    model, (ids, real) = scorer(), WORDS.batch(CAPTIONS, 64)
+    found = model(IMAGE, ids, real)
+    for row in range(2):
+        words, total = ids[row][real[row]], 0.0
+        for place in range(1, len(words) - 1):
+            shown = words.clone()
+            shown[place] = WORDS.mask_id
+            logits = model.mlm_head(
+                model.backbone(IMAGE[row : row + 1], shown[None]).text[0, place]
+            )
+            total += logits.log_softmax(dim=-1)[words[place]].item()
+        assert found[row].item() == pytest.approx(total, abs=1e-3)
+    assert real.sum() > 4  # captions of several tokens
+    torch.testing.assert_close(model(IMAGE[1:], ids[1:, : real[1].sum()]), found[1:])
+
+
+@torch.no_grad()
+def test_training_a_scorer_on_one_hidden_token_each_averages_to_its_score() -> None:
+    model, (ids, real) = scorer(), WORDS.batch(CAPTIONS[:1], 64)
+    inner = range(1, int(real.sum()) - 1)
+    losses = []
+    for place in inner:
+        hidden = torch.zeros_like(real)
+        hidden[0, place] = True
+        losses.append(model.loss(IMAGE[:1], ids, real, hidden))
+    torch.testing.assert_close(-torch.stack(losses).sum(), model(IMAGE[:1], ids, real)[0])
+
+
+def test_a_scorer_goes_on_with_the_pretrained_word_head(tmp_path) -> None:
+    torch.manual_seed(0)
+    pretrained = MaskedDataModel(build_backbone(CONFIG, torch.Generator().manual_seed(1)))
+    save_pretrained(pretrained, tmp_path, WORDS)
+    own = prepare("binding", tmp_path).model.mlm_head.state_dict()
+    assert all(
+        torch.equal(own[key], value) for key, value in pretrained.mlm_head.state_dict().items()
+    )
+    with pytest.raises(ValueError, match="mask_id -1 is not in"):
+        CaptionScorer(build_backbone(CONFIG), -1)

@@ -98,7 +98,9 @@ def test_pictures_without_things_teach_that_nothing_is_there() -> None:
     empty = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), masks, torch.zeros(0))
     image = torch.zeros(2, 3, 64, 64)
     model.loss(image, [empty, truth_of(0)]).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.sides.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in model.head.sides.parameters()
+    )
     loss = model.loss(image[:1], [empty])
     loss.backward()
     assert 0 < loss.item() < math.inf

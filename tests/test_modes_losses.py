@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from minibeit3.losses import (
     answer_loss,
     contrastive_loss,
+    dice_loss,
     drop_worst,
     smoothed_divergence,
     soft_target_cross_entropy,
@@ -31,6 +32,35 @@ def test_soft_targets_extend_the_cross_entropy_of_classes() -> None:
     targets = rand(4, 6, seed=1).softmax(dim=-1)
     mixed = soft_target_cross_entropy(logits, targets)
     torch.testing.assert_close(mixed, F.cross_entropy(logits, targets))
+
+
+def test_dice_is_zero_for_the_truth_and_one_for_its_opposite() -> None:
+    regions = torch.arange(128).view(2, 8, 8) % 2
+    sure = 50 * F.one_hot(regions, 3).movedim(-1, 1).float()
+    assert dice_loss(sure, regions).item() < 1e-5
+    assert dice_loss(sure, 1 - regions).item() > 0.98
+
+
+def test_dice_weighs_a_class_of_few_pixels_like_one_of_many() -> None:
+    regions = torch.zeros(1, 20, 20, dtype=torch.int64)
+    regions[0, 0] = 1  # one pixel in twenty
+    all_ground = 50 * F.one_hot(torch.zeros_like(regions), 2).movedim(-1, 1).float()
+    few = 1 - 1 / 21  # of 20 pixels none found, one added above and below the line
+    many = 1 - (2 * 380 + 1) / (400 + 380 + 1)
+    torch.testing.assert_close(dice_loss(all_ground, regions).item(), (few + many) / 2)
+
+
+def test_dice_counts_neither_unknown_pixels_nor_classes_that_are_not_there() -> None:
+    logits = rand(1, 4, 6, 6)
+    regions = torch.arange(36).view(1, 6, 6) % 2
+    known, half = logits.clone(), regions.clone()
+    half[:, 3:] = 255
+    torch.testing.assert_close(dice_loss(logits, half), dice_loss(logits[:, :, :3], regions[:, :3]))
+    known[:, :, 3:] += 9
+    torch.testing.assert_close(dice_loss(known, half), dice_loss(logits, half))
+    assert dice_loss(logits, torch.full_like(regions, 255)) == 0
+    with pytest.raises(ValueError, match="do not fit"):
+        dice_loss(logits, regions[:, :3])
 
 
 def test_answers_count_one_by_one() -> None:

@@ -19,7 +19,7 @@ from minibeit3.data.scene_text import is_true
 from minibeit3.data.scenes import from_dict
 from minibeit3.recipe import Setup
 from minibeit3.recipes import RECIPES, open_recipe
-from minibeit3.recipes.binding import captioned, crossed, winoground
+from minibeit3.recipes.binding import HIDE, captioned, crossed, some_hidden, winoground
 from minibeit3.recipes.fusion import questions_batch, statements_batch, vqa_figures
 from minibeit3.text_tokenizer import TextTokenizer
 
@@ -106,7 +106,7 @@ def test_statements_need_a_truth() -> None:
         statements_batch([replace(sample, label=None)], setup())
 
 
-def test_crossed_pairs_say_true_exactly_where_the_caption_holds_in_the_scene() -> None:
+def test_crossed_pairs_stand_own_other_other_own() -> None:
     samples = [BindingPairs("val", 6)[i] for i in range(6)]
     batch = crossed(samples, setup())
     row = 0
@@ -118,9 +118,21 @@ def test_crossed_pairs_say_true_exactly_where_the_caption_holds_in_the_scene() -
                 pixels = (batch.image[row] * 127.5 + 127.5).round().byte()
                 assert torch.equal(pixels, picture)
                 data: Any = sample.info[scene]
-                assert bool(batch.truths[row, 1]) == is_true(caption, from_dict(data))
+                assert (row % 4 in (0, 3)) == is_true(caption, from_dict(data))
                 row += 1
-    assert row == len(batch.image) and (batch.truths.sum(dim=1) == 1).all()
+    assert row == len(batch.image)
+
+
+def test_binding_hides_tokens_of_every_caption_and_never_its_ends() -> None:
+    samples, g = [BindingPairs("val", 16)[i] for i in range(16)], generator_of(0)
+    batches = [some_hidden(samples, setup(), g) for _ in range(200)]
+    shares = torch.stack([batch.hidden for batch in batches]).float().mean(dim=0)
+    inner = batches[0].real.clone()
+    ends = (TOKENIZER.bos_id, TOKENIZER.eos_id)
+    inner &= ~torch.isin(batches[0].text, torch.tensor(ends))
+    assert ((shares > 0) == inner).all()
+    assert abs(shares[inner].mean().item() - HIDE) < 0.02
+    assert all(batch.hidden.any(dim=1).all() for batch in batches)
 
 
 def test_captioned_pairs_keep_picture_and_caption_together() -> None:

@@ -40,6 +40,36 @@ class Cells(NamedTuple):
     masks: Tensor
 
 
+class CellHead(nn.Module):
+    """Patches, each grown to 2 x 2 cells, to what every cell says."""
+
+    def __init__(self, patch_width: int, classes: int) -> None:
+        super().__init__()
+        width = max(1, patch_width // 2)  # of a cell: it covers a quarter of a patch
+        self.norm = nn.LayerNorm(patch_width)
+        self.grow = nn.Linear(patch_width, GROWN**2 * width)
+        self.smooth = nn.Conv2d(width, width, kernel_size=3, padding=1)
+        self.classes = nn.Linear(width, classes)
+        self.sides = nn.Linear(width, 4)
+        self.mask = nn.Linear(width, MASK_SIDE**2)
+
+    def forward(self, patches: Tensor, grid: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches (B, grid * grid, D) to logits of classes (B, G, C), of sides and of masks.
+
+        sides: (B, G, 4), logarithms of cells from the centre. masks: logits (B, G, m, m).
+        """
+        x = rearrange(
+            F.gelu(self.grow(self.norm(patches))),
+            "B (h w) (p q D) -> B D (h p) (w q)",
+            h=grid,
+            p=GROWN,
+            q=GROWN,
+        )
+        x = rearrange(x + F.gelu(self.smooth(x)), "B D h w -> B (h w) D")
+        masks = rearrange(self.mask(x), "B G (m k) -> B G m k", m=MASK_SIDE)
+        return self.classes(x), self.sides(x), masks
+
+
 class ObjectDetector(nn.Module):
     """Class, box and mask of every object."""
 
@@ -48,31 +78,19 @@ class ObjectDetector(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.settings = backbone, {"classes": classes}
-        width = max(1, backbone.config.width // 2)  # of a cell: it covers a quarter of a patch
         self.cell = backbone.config.patch_size / GROWN
-        self.norm = nn.LayerNorm(backbone.config.width)
-        self.grow = nn.Linear(backbone.config.width, GROWN**2 * width)
-        self.smooth = nn.Conv2d(width, width, kernel_size=3, padding=1)
-        self.classes = nn.Linear(width, classes)
-        self.sides = nn.Linear(width, 4)
-        self.mask = nn.Linear(width, MASK_SIDE**2)
-        for module in (self.grow, self.smooth, self.classes, self.sides, self.mask):
-            initialise(module, 1, generator)
-        nn.init.constant_(self.classes.bias, math.log(RARE / (1 - RARE)))
+        self.head = CellHead(backbone.config.width, classes)
+        initialise(self.head, 1, generator)
+        nn.init.constant_(self.head.classes.bias, math.log(RARE / (1 - RARE)))
 
     def forward(self, image: Tensor) -> Cells:
         """Float image (B, C, H, W) to the `Cells` of every image."""
-        x = self.norm(self.backbone(image).image[:, 1:])
-        grid = self.backbone.config.grid
-        x = rearrange(
-            F.gelu(self.grow(x)), "B (h w) (p q D) -> B D (h p) (w q)", h=grid, p=GROWN, q=GROWN
-        )
-        x = rearrange(x + F.gelu(self.smooth(x)), "B D h w -> B (h w) D")
-        far = self.cell * self.sides(x).float().clamp(max=FARTHEST).exp()
+        patches = self.backbone(image).image[:, 1:]
+        classes, sides, masks = self.head(patches, self.backbone.config.grid)
+        far = self.cell * sides.float().clamp(max=FARTHEST).exp()
         centres = self.centres(image.device)
         boxes = torch.cat([centres - far[..., :2], centres + far[..., 2:]], dim=-1)
-        masks = rearrange(self.mask(x), "B G (m k) -> B G m k", m=MASK_SIDE)
-        return Cells(self.classes(x), boxes, masks)
+        return Cells(classes, boxes, masks)
 
     def centres(self, device: torch.device) -> Tensor:
         """Centres of the cells, x and y in pixels, float (G, 2), row by row."""

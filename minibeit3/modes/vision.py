@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from minibeit3.backbones import Backbone
 from minibeit3.init import initialise, stochastic_depth
-from minibeit3.losses import soft_target_cross_entropy
+from minibeit3.losses import dice_loss, soft_target_cross_entropy
 from minibeit3.routing import LayerRoute, routes_for
 from minibeit3.visibility import see
 
@@ -61,28 +61,14 @@ class SemanticSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.settings = backbone, {"classes": classes}
-        depth, width = backbone.config.depth, backbone.config.width
+        depth = backbone.config.depth
         self.layers = sorted({-(-depth * part // 4) for part in (1, 2, 3, 4)})  # counted from 1
-        self.cell_width = max(1, width // 4)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.layers)
-        self.grow = nn.Linear(len(self.layers) * width, 16 * self.cell_width)
-        self.smooth = nn.Conv2d(self.cell_width, self.cell_width, kernel_size=3, padding=1)
-        self.head = nn.Conv2d(self.cell_width, classes, kernel_size=1)
-        for module in (self.grow, self.smooth, self.head):
-            initialise(module, 1, generator)
+        self.head = CellsOfPatches(len(self.layers), backbone.config.width, classes)
+        initialise(self.head, 1, generator)
 
     def forward(self, image: Tensor) -> Tensor:
         """Float image (B, C, H, W) to logits of every pixel (B, classes, H, W)."""
-        levels = self.levels(image)
-        x = torch.cat([norm(x) for norm, x in zip(self.norms, levels, strict=True)], dim=-1)
-        x = rearrange(
-            F.gelu(self.grow(x)),
-            "B (h w) (p q D) -> B D (h p) (w q)",
-            h=self.backbone.config.grid,
-            p=4,
-            q=4,
-        )
-        x = self.head(F.gelu(self.smooth(x)))
+        x = self.head(self.levels(image), self.backbone.config.grid)
         return F.interpolate(x, image.shape[-2:], mode="bilinear", align_corners=False)
 
     def levels(self, image: Tensor) -> list[Tensor]:
@@ -98,5 +84,29 @@ class SemanticSegmenter(nn.Module):
         return found
 
     def loss(self, image: Tensor, regions: Tensor) -> Tensor:
-        """Cross-entropy with the class of every pixel, int64 (B, H, W), 255 = ignore."""
-        return F.cross_entropy(self(image), regions, ignore_index=255)
+        """Cross-entropy plus dice loss (as Mask2Former) with the class of every pixel.
+
+        regions: int64 (B, H, W), 255 = ignore.
+        """
+        logits = self(image)
+        cross_entropy = F.cross_entropy(logits, regions, ignore_index=255)
+        return cross_entropy + dice_loss(logits, regions)
+
+
+class CellsOfPatches(nn.Module):
+    """The head of `SemanticSegmenter`: patches of several layers to a map of 4 x 4 cells each."""
+
+    def __init__(self, levels: int, width: int, classes: int) -> None:
+        super().__init__()
+        cell_width = max(1, width // 4)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(levels))
+        self.grow = nn.Linear(levels * width, 16 * cell_width)
+        self.smooth = nn.Conv2d(cell_width, cell_width, kernel_size=3, padding=1)
+        self.classes = nn.Conv2d(cell_width, classes, kernel_size=1)
+
+    def forward(self, levels: list[Tensor], grid: int) -> Tensor:
+        """Patches (B, grid * grid, D) of each layer to logits (B, classes, 4 grid, 4 grid)."""
+        x = torch.cat([norm(x) for norm, x in zip(self.norms, levels, strict=True)], dim=-1)
+        x = F.gelu(self.grow(x))
+        x = rearrange(x, "B (h w) (p q D) -> B D (h p) (w q)", h=grid, p=4, q=4)
+        return self.classes(F.gelu(self.smooth(x)))

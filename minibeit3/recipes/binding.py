@@ -8,33 +8,45 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_pairs import BindingPairs
-from minibeit3.losses import soft_target_cross_entropy
-from minibeit3.modes import ImageTextRetriever, VisualQuestionAnswerer
+from minibeit3.modes import CaptionScorer, ImageTextRetriever
 from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches
 from minibeit3.train import TrainConfig
 
 PLAN = TrainConfig(
     steps=2000, batch_size=8, lr=1e-3, warmup=200, layer_decay=0.9, save_every=500, log_every=20
 )
+HIDE = 0.3  # of a caption: one token alone is seldom the one that tells the pictures apart
 CHANCE = {"chance/text": 1 / 4, "chance/image": 1 / 4, "chance/group": 1 / 6}
 
 
 class Crossed(NamedTuple):
     """Every picture of an item with every caption of it, four rows each (own, other, other, own).
 
-    image: float (4 B, 3, S, S). text: int64 (4 B, T). real: bool (4 B, T). truths: float (4 B, 2),
-    one-hot, the second column = the caption is true.
+    image: float (4 B, 3, S, S). text: int64 (4 B, T). real: bool (4 B, T).
     """
 
     image: Tensor
     text: Tensor
     real: Tensor
-    truths: Tensor
+
+
+class Hidden(NamedTuple):
+    """Both pictures of every item with their own captions, some tokens of each hidden.
+
+    image: float (2 B, 3, S, S). text: int64 (2 B, T). real, hidden: bool (2 B, T), True = a token,
+    True = to be guessed.
+    """
+
+    image: Tensor
+    text: Tensor
+    real: Tensor
+    hidden: Tensor
 
 
 class Captioned(NamedTuple):
@@ -51,23 +63,21 @@ class Captioned(NamedTuple):
 
 
 def binding(setup: Setup) -> Recipe:
-    """Fusion encoder: is this caption true of this picture?"""
+    """Fusion encoder: how likely is this caption beside this picture?"""
     return Recipe(
         name="binding",
         mode="fusion",
         about="two scenes and two captions of the same words, all four combinations",
-        build=lambda backbone, g: VisualQuestionAnswerer(backbone, 2, g),
+        build=lambda backbone, g: CaptionScorer(backbone, setup.tokenizer.mask_id, g),
         samples=setup.choose(BindingPairs("train", SCENES, setup.config.image_size)),
-        collate=lambda samples, _: crossed(samples, setup),
-        loss=binding_loss,
+        collate=lambda samples, g: some_hidden(samples, setup, g),
+        loss=lambda model, batch: model.loss(*batch),
         evaluate=lambda model, limit: binding_figures(model, setup, limit, fused_scores),
         references=lambda _: dict(CHANCE),
         plan=PLAN,
         muon=True,
-        head_lr=10,
-        labels=("false", "true"),
         goals={"group": 0.80},
-        controls={"blind": ("image", "text"), "split": ("val", "test")},
+        controls={"blind": ("image",), "split": ("val", "test")},
     )
 
 
@@ -99,8 +109,16 @@ def crossed(samples: Sequence[Sample], setup: Setup) -> Crossed:
         rearrange(x, "(B two) T -> B two T", two=2).repeat(1, 2, 1).flatten(0, 1)
         for x in (text, real)
     )
-    truths = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    return Crossed(image, text, real, truths.repeat(len(samples), 1))
+    return Crossed(image, text, real)
+
+
+def some_hidden(samples: Sequence[Sample], setup: Setup, generator: torch.Generator) -> Hidden:
+    """True captions with `HIDE` of their tokens hidden at random, at least one of each."""
+    image, text, real, _ = captioned(samples, setup)
+    inner = F.pad(real[:, 2:], (1, 1))  # neither <s> nor </s>
+    drawn = torch.rand(text.shape, generator=generator).masked_fill(~inner, 2)
+    hidden = (drawn < HIDE).scatter(1, drawn.argmin(dim=1, keepdim=True), True)
+    return Hidden(image, text, real, hidden)
 
 
 def captioned(samples: Sequence[Sample], setup: Setup) -> Captioned:
@@ -111,17 +129,11 @@ def captioned(samples: Sequence[Sample], setup: Setup) -> Captioned:
     return Captioned(image, *setup.words(texts), torch.tensor([place[text] for text in texts]))
 
 
-def binding_loss(model: VisualQuestionAnswerer, batch: Crossed) -> Tensor:
-    """Cross-entropy of false and true."""
-    return soft_target_cross_entropy(model(batch.image, batch.text, batch.real), batch.truths)
-
-
-def fused_scores(model: VisualQuestionAnswerer, samples: Sequence[Sample], setup: Setup) -> Tensor:
-    """How true each caption is of each picture, float (items, pictures 2, captions 2)."""
+def fused_scores(model: CaptionScorer, samples: Sequence[Sample], setup: Setup) -> Tensor:
+    """How likely each caption is beside each picture, float (items, pictures 2, captions 2)."""
     found = []
     for _, batch in in_batches(model, samples, lambda part: crossed(part, setup)):
-        logits = model(batch.image, batch.text, batch.real)
-        found.append(rearrange(logits[:, 1] - logits[:, 0], "(B i t) -> B i t", i=2, t=2))
+        found.append(rearrange(model(*batch), "(B i t) -> B i t", i=2, t=2))
     return torch.cat(found).cpu()
 
 
