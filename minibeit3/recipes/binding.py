@@ -5,6 +5,7 @@ patches meet, and the dual encoder, which compares two finished vectors.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -74,7 +75,7 @@ def binding(setup: Setup) -> Recipe:
         loss=lambda model, batch: model.loss(*batch),
         evaluate=lambda model, limit: binding_figures(model, setup, limit, fused_scores),
         references=lambda _: dict(CHANCE),
-        plan=PLAN,
+        plan=replace(PLAN, batch_size=16),
         muon=True,
         goals={"group": 0.80},
         controls={"blind": ("image",), "split": ("val", "test")},
