@@ -3,7 +3,6 @@
 import gc
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from minibeit3.bench import NAMES, Run
+from minibeit3.provenance import cpu_name
 
 SIDE, TURNS = 1024, 4
 
@@ -27,13 +27,6 @@ def machine(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "clock": "wall" if gpu else "process CPU time",
     }
-
-
-def cpu_name() -> str:
-    """As the system tells it."""
-    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1] for line in told.splitlines() if line.startswith("model name")]
-    return names[0].strip() if names else platform.processor()
 
 
 def ceilings(device: str, side: int = SIDE) -> dict[str, float]:

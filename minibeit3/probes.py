@@ -9,18 +9,12 @@ how far the model generalises. Vendors, concepts and compositions of emoji were 
 """
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from minibeit3 import runfolder
@@ -37,6 +31,7 @@ from minibeit3.probes_codes import TEXTS, Codes, code_baselines, masked_codes
 from minibeit3.probes_score import Score
 from minibeit3.probes_text import masked_text, text_baselines
 from minibeit3.probes_words import PICTURES, exact, masked_words, word_ceiling
+from minibeit3.provenance import provenance, write_results
 from minibeit3.runlog import read_metrics
 from minibeit3.text_tokenizer import TextTokenizer
 from minibeit3.visual_codes import open_codes
@@ -215,16 +210,6 @@ def budget(folder: Path, step: int | None) -> dict[str, object]:
     }
 
 
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = models[0] if models else platform.processor()
-    threads = torch.get_num_threads()
-    return {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__, "threads": threads}
-
-
 def _plain(scores: Any) -> Any:
     """Scores as dicts, whatever holds them, for JSON."""
     if isinstance(scores, Score):
@@ -258,17 +243,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
         seed=given.seed,
         size=given.preset,
     )
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    command = "python -m minibeit3.probes " + shlex.join(given_line)
-    result |= {"machine": machine(), "commit": commit.stdout.strip(), "command": command}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(given.out, result | provenance("-m minibeit3.probes", given_line))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class Recipe:
     drop_path: stochastic depth. head_lr: factor on the learning rate of parameters `head.*`.
     undecayed(model): names of parameters without weight decay. final_norm: False = the backbone
     goes without its last norm (released ImageNet and VQA models). muon: True = the blocks' matrices
-    step by Muon (`muon`): a departure of the lab's own picture recipes, whose runs are short.
+    step by Muon (`muon`): a departure of the lab's own recipes, whose runs are short.
     labels: names of the classes or answers in the head's order. goals: figure -> aim.
     controls: the values of `Setup` that the recipe knows, by field ("blind", "holdout", "split").
     source: what makes batches of samples. export(model, path): write predictions in the format that

@@ -13,9 +13,6 @@ minutes; `--every 4` takes one.
 
 import argparse
 import json
-import platform
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +32,7 @@ from minibeit3.codebook import CodeUsage, code_usage, nearest
 from minibeit3.data.emoji import Emoji
 from minibeit3.data.paths import data_root
 from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.provenance import provenance, write_results
 from minibeit3.teacher import build_teacher
 from minibeit3.train_vqkd import TRAIN_STYLES, stack_images, to_float
 from minibeit3.visual_tokenizer import VQKD
@@ -135,14 +133,6 @@ def spread(usage: CodeUsage) -> dict[str, float]:
     return {"used": usage.used, "perplexity": usage.perplexity, "dead": usage.dead}
 
 
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = {"cpu": models[0] if models else platform.processor(), "cores": len(models)}
-    return cpu | {"torch": torch.__version__, "threads": torch.get_num_threads()}
-
-
 def evaluate(folder: Path, every: int) -> dict[str, object]:
     """All figures of the tokenizer saved in `folder`, on every n-th picture."""
     model = VQKD.from_pretrained(folder)
@@ -206,12 +196,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="use every n-th picture: faster")
     given = parser.parse_args()
     result = evaluate(given.folder, given.every)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    result |= {"machine": machine(), "commit": commit.stdout.strip()}
-    result |= {"command": "python tools/evaluate_vqkd.py " + " ".join(sys.argv[1:])}
-    given.results.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(given.results, result | provenance("tools/evaluate_vqkd.py"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
@@ -23,6 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from minibeit3 import BEiT3Config, build_backbone
 from minibeit3.explore import AttentionExplorer
+from minibeit3.provenance import provenance
 from minibeit3.storage import write_file
 
 GRID, WORDS, DEPTH, HEADS = 14, 64, 12, 12
@@ -84,9 +84,7 @@ def main() -> None:
         },
         "load_average": round(load, 1),
         "browser": times["browser"],
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "commit": git("rev-parse", "HEAD"),
-        "command": f"python tools/measure_explorers.py {given.results}",
+        **provenance("tools/measure_explorers.py"),
     }
     write_file(given.results, (json.dumps(result, indent=1) + "\n").encode())
 
@@ -149,20 +147,6 @@ def clock(page: Page) -> Any:
         return 1000 * {m["name"]: m["value"] for m in metrics}["TaskDuration"]
 
     return spent
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "?")
-
-
-def git(*words: str) -> str:
-    """What git says."""
-    return subprocess.run(
-        ["git", *words], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ MNIST from the folder of its idx.gz files.
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,12 +22,12 @@ import torch
 
 from minibeit3 import PRESETS
 from minibeit3.data.glosses import Glosses
+from minibeit3.provenance import provenance, write_results
 from minibeit3.recipe import SCENES, Setup, first
 from minibeit3.recipes import open_recipe
 from minibeit3.recipes.dual import trained_emoji
 from minibeit3.recipes.vision import OneThing, emoji_tests, labels_of, pictures
 from minibeit3.references_linear import linear, lite0, pixels, tfidf_svm
-from minibeit3.storage import write_file
 from minibeit3.text_tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,18 +150,15 @@ def main() -> None:
         "emoji-classes": lambda: emoji_lines(given.every),
         "scenes-classes": scene_lines,
     }
-    command = f"python tools/{Path(__file__).name} {' '.join(sys.argv[1:])}"
+    origin = provenance("tools/reference_lines.py")
     kept = json.loads(given.out.read_text()) if given.only else {}
     result: dict[str, object] = {
         **kept,
         "what": "top-1 of linear classifiers on features that no backbone of ours gave",
         "seeds": SEEDS,
         "emoji": kept.get("emoji", f"every {given.every}" if given.every > 1 else "all"),
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "command": "; ".join([kept["command"]] * bool(kept) + [command]),
+        **origin,
+        "command": "; ".join([kept["command"]] * bool(kept) + [origin["command"]]),
         **{name: make() for name, make in made.items() if given.only in (None, name)},
     }
     if given.data:
@@ -172,7 +166,7 @@ def main() -> None:
         setup = Setup(config=PRESETS["tiny"], tokenizer=words, data=given.data)
         found = open_recipe("fashion-mnist", setup).references(2000)
         result["fashion-mnist"] = {name: round(value, 4) for name, value in found.items()}
-    write_file(given.out, (json.dumps(result, indent=1) + "\n").encode())
+    write_results(given.out, result)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ gives away by counting. A model that looks must be far above all of these.
 
 import argparse
 import json
-import platform
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +25,7 @@ from minibeit3.data.scene_pairs import SceneStatements, one_picture_leak
 from minibeit3.data.scene_questions import Question
 from minibeit3.data.scene_vqa import SceneVQA
 from minibeit3.data.scenes import Scene, world_named
+from minibeit3.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, TEST, SEEDS = 5000, 3000, 3
@@ -148,11 +146,7 @@ def main() -> None:
         "what": "accuracy of blind guessers on scene questions and statements",
         "seeds": SEEDS,
         "budget": {"train questions": TRAIN, "test questions": TEST},
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "command": f"python tools/{Path(__file__).name} {' '.join(sys.argv[1:])}",
+        **provenance("tools/scene_blind_lines.py"),
     }
     for world in ("shapes", "emoji"):
         runs = [

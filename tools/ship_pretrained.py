@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 
 from minibeit3 import runfolder
 from minibeit3.checkpoint import from_pretrained, save_pretrained
+from minibeit3.provenance import cpu_name
 from minibeit3.runlog import Record, read_metrics
 from minibeit3.storage import write_file
 from minibeit3.text_tokenizer import TextTokenizer
@@ -55,7 +55,7 @@ def main() -> None:
         "phases": phases,
         "cpu_seconds": round(sum(p["cpu_seconds"] for p in phases), 1),
         "environment": {k: os.environ[k] for k in ENVIRONMENT if k in os.environ},
-        "machine": f"{cpu()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "weights": "the last run's last step, rounded to bfloat16",
     }
     write_file(given.out / "training.json", (json.dumps(notes, indent=1) + "\n").encode())
@@ -89,14 +89,6 @@ def thinned(records: list[Record]) -> list[Record]:
     """Every k-th record, so that at most `RECORDS` stay, and the last: logs must not grow large."""
     every = math.ceil(len(records) / RECORDS)
     return [r for at, r in enumerate(records) if at % every == 0 or at == len(records) - 1]
-
-
-def cpu() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ and the exit code is then 1.
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -23,10 +21,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minibeit3.bands import VARIANT, bands, results_file, study_of, variant_of
 from minibeit3.finetune import prepare
+from minibeit3.provenance import machine, state
 from minibeit3.recipes import RECIPES
 from minibeit3.storage import write_file
 
@@ -144,8 +141,7 @@ def one_run(recipe: str, key: Key, given: argparse.Namespace) -> dict[str, Any]:
         **key,
         **{name: report[name] for name in told},
         "wall_s": round(time.monotonic() - began, 1),
-        "commit": git("rev-parse", "HEAD"),
-        "changed_files": len(git("status", "--porcelain", "--untracked-files=no").splitlines()),
+        **state(),
         "command": f"minibeit3 {shlex.join(command)}",
         "figures": figures,
     }
@@ -197,25 +193,6 @@ def keep(recipe: str, news: dict[str, Any]) -> None:
     path = results_file(recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, (json.dumps(study | {"summary": summary}, indent=1) + "\n").encode())
-
-
-def machine() -> dict[str, object]:
-    """What the runs were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads())),
-        "torch": torch.__version__,
-    }
-
-
-def git(*words: str) -> str:
-    """What git says."""
-    run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
 
 
 def say(line: str) -> None:

@@ -14,10 +14,8 @@ pictures alone, the same yardstick for every target.
 import argparse
 import json
 import os
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +44,7 @@ from minibeit3.pixel_codes import PixelCodes
 from minibeit3.pretrain import Codes, Hiding, PretrainingBatches, masked_step, open_data
 from minibeit3.probes_codes import code_baselines, masked_codes
 from minibeit3.probes_words import exact, masked_words, pictures, word_ceiling
+from minibeit3.provenance import cpu_name, state
 from minibeit3.references_linear import linear, pixels
 from minibeit3.routing import Expert, LayerRoute
 from minibeit3.runlog import Record
@@ -213,8 +212,7 @@ def one_run(name: str, steps: int, seed: int, given: argparse.Namespace) -> dict
         "seed": seed,
         "cpu_seconds": round(spent, 1),
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
-        "commit": git("rev-parse", "--short", "HEAD"),
-        "changed_files": len(git("status", "--porcelain", "--untracked-files=no").splitlines()),
+        **state(),
         "figures": {key: round(value, 5) for key, value in found.items()},
         "curve": curve,
     }
@@ -381,13 +379,11 @@ def keep(study: dict[str, Any], given: argparse.Namespace) -> None:
             spread = stdev(values) if len(values) > 1 else None
             figures[key] = {"mean": mean(values), "sd": spread, "n": len(values)}
         summary[f"{arm}, {steps} steps"] = figures
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
     whole = {
         "what": "masked words and codes on new scenes with one thing after short pretrainings of "
         "nano, one thing changed at a time",
         "command": f"python tools/study_pretraining.py {shlex.join(sys.argv[1:])}",
-        "machine": f"{cpu or platform.processor()}, {os.cpu_count()} cores, "
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads used, torch {torch.__version__}",
         "budget": {"steps": given.steps, "batch_size": given.batch_size, "lr": given.lr},
         "dtype": given.dtype,
@@ -396,12 +392,6 @@ def keep(study: dict[str, Any], given: argparse.Namespace) -> None:
         "summary": summary,
     }
     write_file(given.out, (json.dumps(whole, indent=1) + "\n").encode())
-
-
-def git(*words: str) -> str:
-    """What git says."""
-    run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
 
 
 if __name__ == "__main__":

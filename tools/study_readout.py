@@ -7,10 +7,6 @@ The recipe scenes-vqa from the shipped tiny, once with the released model's head
 """
 
 import argparse
-import json
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -25,7 +21,7 @@ from minibeit3.checkpoint import backbone_of
 from minibeit3.data.paths import data_root
 from minibeit3.finetune import Job, finetune, prepare
 from minibeit3.modes import VisualQuestionAnswerer
-from minibeit3.storage import write_file
+from minibeit3.provenance import provenance, write_results
 
 CLOZE, CLS = "<mask> behind the question", "[CLS]"
 
@@ -53,15 +49,12 @@ def main() -> None:
             figures = {name: round(value, 4) for name, value in figures.items()}
             runs.append({"read": kind, "seed": seed, "cpu_s": round(spent, 1), "figures": figures})
             sys.stderr.write(f"{kind}, seed {seed}: {figures['accuracy']}\n")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     found = {
         kind: [r["figures"]["accuracy"] for r in runs if r["read"] == kind] for kind in (CLOZE, CLS)
     }
     told = {
         "what": "accuracy of scenes-vqa by where the answer is read, from the shipped tiny",
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
-        "command": f"python tools/study_readout.py {shlex.join(sys.argv[1:])}",
-        "commit": commit.stdout.strip(),
+        **provenance("tools/study_readout.py"),
         "steps": given.steps,
         "test_questions": given.limit,
         "summary": {
@@ -71,7 +64,7 @@ def main() -> None:
         },
         "runs": runs,
     }
-    write_file(given.out, (json.dumps(told, indent=1) + "\n").encode())
+    write_results(given.out, told)
 
 
 def opened(kind: str, seed: int) -> Job:

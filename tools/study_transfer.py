@@ -14,8 +14,6 @@ What is in the file already is skipped: give the same command again to go on.
 import argparse
 import json
 import math
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -27,12 +25,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from study_modes import machine
 
 from minibeit3.backbones import preset
 from minibeit3.data.paths import data_root
 from minibeit3.finetune import finetune, prepare
 from minibeit3.pretrain import Hiding, pretrain
+from minibeit3.provenance import provenance
 from minibeit3.storage import write_file
 from minibeit3.train import TrainConfig
 from minibeit3.visual_codes import open_codes
@@ -162,12 +160,9 @@ def keep(study: dict[str, Any], limit: int) -> None:
         }
         for (task, kind, length), found in groups.items()
     ]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     told = {
         "what": "fine-tuned figures of nano by the length of its pretraining, beside fresh weights",
-        "machine": machine(),
-        "command": f"python tools/study_transfer.py {shlex.join(sys.argv[1:])}",
-        "commit": commit.stdout.strip(),
+        **provenance("tools/study_transfer.py"),
         "test_samples": limit,
     }
     OUT.parent.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,8 @@ def glosses(setup: Setup) -> Recipe:
         evaluate=evaluate,
         references=references,
         plan=PLAN,
+        muon=True,
+        head_lr=10,
         labels=names,
         goals={"top1": 0.90},
         controls={"split": ("val", "test")},
@@ -119,6 +121,8 @@ def lemma_tagging(setup: Setup) -> Recipe:
         evaluate=evaluate,
         references=references,
         plan=PLAN,
+        muon=True,
+        head_lr=10,
         labels=TAGS,
         controls={"split": ("val", "test")},
     )
