@@ -23,7 +23,7 @@ lab: .venv/lab ## open the lab (ARGS=--no-browser prints the address only)
 test: unit slow notebooks ## unit tests, slow tests, then every notebook in the ci profile
 
 unit: .venv/test ## the quick tests
-	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
 
 slow: .venv/test ## tests of several processes, of the browser, and of much drawn data
 	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest -m slow $(ARGS)

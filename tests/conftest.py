@@ -7,8 +7,9 @@ import pytest
 from hypothesis import settings
 
 # Read by torch at its import, which therefore must not have happened yet. Two threads are what
-# the CI machine has; passive waiting keeps them off the cores when something else runs too.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# the CI machine has, or one for each of two processes (pytest -n 2); passive waiting keeps them
+# off the cores when something else runs too.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MINIBEIT3_PROFILE", "ci")
 os.environ.setdefault("MPLBACKEND", "agg")
