@@ -40,8 +40,9 @@ def pretrain(
         bool, typer.Option(help="Leave the images of pairs unmasked (not the paper's).")
     ] = False,
     one_side: Annotated[
-        bool, typer.Option(help="Hide words in half of the pairs, patches in the others.")
-    ] = False,
+        float | None,
+        typer.Option(help="Hide words in this share of the pairs, patches in the others."),
+    ] = None,
     pair_words: Annotated[
         float, typer.Option(help="Share of words hidden in pairs; the paper's is 0.5.")
     ] = 0.5,

@@ -51,9 +51,9 @@ SCENES = 1_000_000  # more than any run here sees: scenes are drawn when they ar
 class Hiding:
     """What is hidden: the paper's ratios (section 2.3), and the knobs of the study.
 
-    pair_images: False leaves the images of pairs whole (Departure, when used). one_side: True hides
-    words in half of the pairs and patches in the others, so that the other half of a pair is always
-    whole (Departure, when used). draw: which patches.
+    pair_images: False leaves the images of pairs whole (Departure, when used). one_side: hides
+    words in this share of the pairs and patches in the others, so that the other half of a pair is
+    always whole (Departure, when used). draw: which patches.
     replace: what a hidden word becomes; 80/10/10 as in the released captioning code.
     """
 
@@ -61,14 +61,21 @@ class Hiding:
     text: float = TEXT_RATIO
     pair_text: float = PAIR_TEXT_RATIO
     pair_images: bool = True
-    one_side: bool = False
+    one_side: float | None = None
     draw: Callable[[int, int, torch.Generator | None], Tensor] = blockwise_mask
     replace: Replacement = replace_bert
 
     def __post_init__(self) -> None:
-        if self.one_side and not self.pair_images:
+        if self.one_side is None:
+            return
+        if not 0 < self.one_side < 1:
             raise ValueError(
-                "one side of a pair hidden and its images whole: half of the pairs would hide "
+                f"words hidden in a share of {self.one_side} of the pairs: give one between 0 and "
+                "1; pair_images=False is the case of 1"
+            )
+        if not self.pair_images:
+            raise ValueError(
+                "one side of a pair hidden and its images whole: some of the pairs would hide "
                 "nothing; choose one of the two"
             )
 
@@ -206,9 +213,10 @@ class PretrainingBatches:
         of_pairs = patches[self.sizes["images"] :]
         if not hide.pair_images:
             of_pairs[:] = False
-        if hide.one_side:
-            of_pairs[: n // 2] = False
-            text[n // 2 : n], hidden_words[n // 2 : n] = words[n // 2 : n], False
+        if hide.one_side is not None:
+            worded = round(n * hide.one_side)
+            of_pairs[:worded] = False
+            text[worded:n], hidden_words[worded:n] = words[worded:n], False
         return MaskedBatch(image, patches, None, text, real, hidden_words, words, pairs=n)
 
 

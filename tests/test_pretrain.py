@@ -75,14 +75,18 @@ def test_the_knobs_of_the_study_leave_images_of_pairs_whole() -> None:
     assert b.hidden_words[:8].sum() > batches().batch(0).hidden_words[:8].sum()
 
 
-def test_one_side_of_every_pair_is_whole_and_the_other_hidden() -> None:
-    b = batches(Hiding(one_side=True)).batch(0)
+@pytest.mark.parametrize(("share", "k"), [(0.5, 4), (0.75, 6)])
+def test_one_side_of_every_pair_is_whole_and_the_other_hidden(share: float, k: int) -> None:
+    b = batches(Hiding(one_side=share)).batch(0)
     words, patches = b.hidden_words[:8].any(dim=1), b.hidden_patches[8:].any(dim=1)
-    assert words[:4].all() and not words[4:].any() and torch.equal(patches, ~words)
-    assert torch.equal(b.text[4:8], b.words[4:8]) and not torch.equal(b.text[:4], b.words[:4])
+    assert words[:k].all() and not words[k:].any() and torch.equal(patches, ~words)
+    assert torch.equal(b.text[k:8], b.words[k:8]) and not torch.equal(b.text[:k], b.words[:k])
     assert b.hidden_patches[:8].any(dim=1).all() and b.hidden_words[8:].any(dim=1).all()
     with pytest.raises(ValueError, match="would hide nothing"):
-        Hiding(one_side=True, pair_images=False)
+        Hiding(one_side=0.5, pair_images=False)
+    for none_left in (0.0, 1.0):
+        with pytest.raises(ValueError, match=f"share of {none_left} of the pairs"):
+            Hiding(one_side=none_left)
 
 
 def test_more_pairs_take_evenly_from_images_and_texts() -> None:

@@ -142,7 +142,7 @@ OTHERS: dict[str, Arm] = {
     "pair text 30%": Arm(hiding=Hiding(pair_text=0.30)),
     "fusion layers 1": Arm(config=replace(NANO, fusion_layers=1)),
     "image weight 0.3": Arm(image_weight=0.3),
-    "one side of a pair": Arm(hiding=Hiding(one_side=True)),
+    "one side of a pair": Arm(hiding=Hiding(one_side=0.5)),
     "twice as many pairs": Arm(pairs=64),
     "no clip": Arm(clip=None),
     "clip 1": Arm(clip=1.0),
