@@ -19,7 +19,7 @@ from minibeit3.data.scene_text import is_true
 from minibeit3.data.scenes import from_dict
 from minibeit3.recipe import Setup
 from minibeit3.recipes import RECIPES, open_recipe
-from minibeit3.recipes.binding import HIDE, captioned, crossed, some_hidden, winoground
+from minibeit3.recipes.binding import captioned, crossed, own, winoground
 from minibeit3.recipes.fusion import questions_batch, statements_batch, vqa_figures
 from minibeit3.text_tokenizer import TextTokenizer
 
@@ -123,16 +123,15 @@ def test_crossed_pairs_stand_own_other_other_own() -> None:
     assert row == len(batch.image)
 
 
-def test_binding_hides_tokens_of_every_caption_and_never_its_ends() -> None:
-    samples, g = [BindingPairs("val", 16)[i] for i in range(16)], generator_of(0)
-    batches = [some_hidden(samples, setup(), g) for _ in range(200)]
-    shares = torch.stack([batch.hidden for batch in batches]).float().mean(dim=0)
-    inner = batches[0].real.clone()
-    ends = (TOKENIZER.bos_id, TOKENIZER.eos_id)
-    inner &= ~torch.isin(batches[0].text, torch.tensor(ends))
-    assert ((shares > 0) == inner).all()
-    assert abs(shares[inner].mean().item() - HIDE) < 0.02
-    assert all(batch.hidden.any(dim=1).all() for batch in batches)
+def test_binding_hides_exactly_the_words_that_its_captions_do_not_share() -> None:
+    samples = [BindingPairs("val", 30)[i] for i in range(30)]
+    batch, wanted = own(samples, setup()), []
+    for one, other in ((s.texts[i], s.texts[1 - i]) for s in samples for i in (0, 1)):
+        words = zip(one.split(), other.split(), strict=True)
+        wanted.append([a for a, b in words if a != b])
+    for text, hidden, words in zip(batch.text, batch.hidden, wanted, strict=True):
+        assert words and TOKENIZER.decode(text[hidden]).split() == words
+    assert torch.equal(crossed(samples, setup()).hidden[::4], batch.hidden[::2])
 
 
 def test_captioned_pairs_keep_picture_and_caption_together() -> None:

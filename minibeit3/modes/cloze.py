@@ -76,10 +76,12 @@ class ClozeAnswerer(nn.Module):
 
 
 class CaptionScorer(nn.Module):
-    """How likely a caption is beside a picture: each of its tokens hidden in turn, logs summed.
+    """How likely the hidden tokens of a caption are beside a picture, all hidden at once.
 
     Departure: for image-text matching the field reads [CLS] by a fresh layer. Masked data modelling
-    has taught this sum already (pseudo-log-likelihood, arXiv 1910.14659), so nothing is fresh.
+    has taught these likelihoods already, so nothing is fresh. Two captions are told apart by what
+    they do not share. Hidden one by one, as pseudo-log-likelihoods are (arXiv 1910.14659), a token
+    is given away by its partner: of a star and a ring, what is left of the ring is the star.
     """
 
     def __init__(
@@ -94,27 +96,22 @@ class CaptionScorer(nn.Module):
         self.mlm_head = nn.Linear(backbone.config.width, vocab_size)
         initialise(self.mlm_head, 1, generator)
 
-    def forward(self, image: Tensor, text: Tensor, text_real: Tensor | None = None) -> Tensor:
-        """Image (B, C, H, W) and caption, int64 ids (B, T) from <s> to </s>, to logarithms (B,).
+    def forward(self, image: Tensor, text: Tensor, text_real: Tensor, hidden: Tensor) -> Tensor:
+        """Logarithms of the likelihoods (B,): the sum over each row's hidden tokens.
 
-        text_real: bool (B, T), True = a token; None = all are. <s> and </s> are never hidden.
+        image: (B, C, H, W). text: int64 ids (B, T), the whole caption. text_real: bool (B, T),
+        True = a token. hidden: bool (B, T), True = to be guessed.
         """
-        real = torch.ones_like(text, dtype=torch.bool) if text_real is None else text_real
-        total = torch.zeros(len(text), device=text.device)
-        for place in range(1, text.shape[1] - 1):
-            rows = real[:, place + 1].nonzero()[:, 0]  # neither </s> nor padding
-            words = text[rows]
-            hidden = torch.zeros_like(words, dtype=torch.bool)
-            hidden[:, place] = True
-            logits = self.guesses(image[rows], words, real[rows], hidden)
-            total[rows] -= F.cross_entropy(logits.float(), words[:, place], reduction="none")
-        return total
-
-    def guesses(self, image: Tensor, text: Tensor, real: Tensor, hidden: Tensor) -> Tensor:
-        """Logits (n, V) of the n hidden places of all rows; hidden: bool (B, T)."""
-        shown = text.masked_fill(hidden, self.mask_id)
-        return self.mlm_head(self.backbone(image, shown, real).text[hidden])
+        logs = text.new_zeros(text.shape, dtype=torch.float32)
+        logs[hidden] = -self._surprise(image, text, text_real, hidden)
+        return logs.sum(dim=1)
 
     def loss(self, image: Tensor, text: Tensor, text_real: Tensor, hidden: Tensor) -> Tensor:
-        """Cross-entropy of the hidden tokens of true captions; hidden: bool (B, T)."""
-        return F.cross_entropy(self.guesses(image, text, text_real, hidden).float(), text[hidden])
+        """Mean cross-entropy of the hidden tokens of true captions; arguments as of `forward`."""
+        return self._surprise(image, text, text_real, hidden).mean()
+
+    def _surprise(self, image: Tensor, text: Tensor, real: Tensor, hidden: Tensor) -> Tensor:
+        """Minus the logarithm of every hidden token's likelihood, row by row, (n,)."""
+        shown = text.masked_fill(hidden, self.mask_id)
+        logits = self.mlm_head(self.backbone(image, shown, real).text[hidden])
+        return F.cross_entropy(logits.float(), text[hidden], reduction="none")

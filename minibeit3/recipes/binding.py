@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -22,25 +21,13 @@ from minibeit3.train import TrainConfig
 PLAN = TrainConfig(
     steps=2000, batch_size=8, lr=1e-3, warmup=200, layer_decay=0.9, save_every=500, log_every=20
 )
-HIDE = 0.3  # of a caption: one token alone is seldom the one that tells the pictures apart
 CHANCE = {"chance/text": 1 / 4, "chance/image": 1 / 4, "chance/group": 1 / 6}
 
 
-class Crossed(NamedTuple):
-    """Every picture of an item with every caption of it, four rows each (own, other, other, own).
-
-    image: float (4 B, 3, S, S). text: int64 (4 B, T). real: bool (4 B, T).
-    """
-
-    image: Tensor
-    text: Tensor
-    real: Tensor
-
-
 class Hidden(NamedTuple):
-    """Both pictures of every item with their own captions, some tokens of each hidden.
+    """Captions beside pictures, hidden where the two captions of an item differ.
 
-    image: float (2 B, 3, S, S). text: int64 (2 B, T). real, hidden: bool (2 B, T), True = a token,
+    image: float (B, 3, S, S). text: int64 (B, T). real, hidden: bool (B, T), True = a token,
     True = to be guessed.
     """
 
@@ -71,7 +58,7 @@ def binding(setup: Setup) -> Recipe:
         about="two scenes and two captions of the same words, all four combinations",
         build=lambda backbone, g: CaptionScorer(backbone, setup.tokenizer.mask_id, g),
         samples=setup.choose(BindingPairs("train", SCENES, setup.config.image_size)),
-        collate=lambda samples, g: some_hidden(samples, setup, g),
+        collate=lambda samples, _: own(samples, setup),
         loss=lambda model, batch: model.loss(*batch),
         evaluate=lambda model, limit: binding_figures(model, setup, limit, fused_scores),
         references=lambda _: dict(CHANCE),
@@ -101,25 +88,19 @@ def binding_dual(setup: Setup) -> Recipe:
     )
 
 
-def crossed(samples: Sequence[Sample], setup: Setup) -> Crossed:
-    """All four combinations of every item."""
-    pictures = setup.pixels([image for s in samples for image in (s.image, s.image_b)])
-    text, real = setup.words([text for s in samples for text in s.texts])
-    image = pictures.repeat_interleave(2, dim=0)  # a a b b
-    text, real = (
-        rearrange(x, "(B two) T -> B two T", two=2).repeat(1, 2, 1).flatten(0, 1)
-        for x in (text, real)
-    )
-    return Crossed(image, text, real)
-
-
-def some_hidden(samples: Sequence[Sample], setup: Setup, generator: torch.Generator) -> Hidden:
-    """True captions with `HIDE` of their tokens hidden at random, at least one of each."""
+def own(samples: Sequence[Sample], setup: Setup) -> Hidden:
+    """Both pictures of every item with their own captions, two rows each."""
     image, text, real, _ = captioned(samples, setup)
-    inner = F.pad(real[:, 2:], (1, 1))  # neither <s> nor </s>
-    drawn = torch.rand(text.shape, generator=generator).masked_fill(~inner, 2)
-    hidden = (drawn < HIDE).scatter(1, drawn.argmin(dim=1, keepdim=True), True)
-    return Hidden(image, text, real, hidden)
+    pairs = rearrange(text, "(B two) T -> B two T", two=2)
+    differ = (pairs != pairs.flip(1)).flatten(0, 1)
+    return Hidden(image, text, real, differ & real)
+
+
+def crossed(samples: Sequence[Sample], setup: Setup) -> Hidden:
+    """Every picture of an item with every caption of it, four rows each: own other other own."""
+    batch = own(samples, setup)
+    words = (rearrange(x, "(B two) T -> B two T", two=2).repeat(1, 2, 1) for x in batch[1:])
+    return Hidden(batch.image.repeat_interleave(2, dim=0), *(x.flatten(0, 1) for x in words))
 
 
 def captioned(samples: Sequence[Sample], setup: Setup) -> Captioned:
