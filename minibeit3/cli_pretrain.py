@@ -23,7 +23,8 @@ def pretrain(
     data: Annotated[
         str,
         typer.Option(
-            help="emoji, scenes, scenes-2 (few things), emoji-scenes, glosses, folders; x:2: twice"
+            help="emoji, scenes, scenes-2 (few things), scene-twins, emoji-scenes, glosses, "
+            "folders; x:2: twice"
         ),
     ] = "emoji,emoji-scenes,scenes:2,glosses",
     steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 3000,

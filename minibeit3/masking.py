@@ -141,6 +141,18 @@ def mask_text(
     return ids, hidden
 
 
+def mask_differences(
+    text: Tensor, other: Tensor, text_real: Tensor, mask_id: int
+) -> tuple[Tensor, Tensor]:
+    """Hide at once what another caption has not in the same place: (input ids, hidden).
+
+    text, other: int64 (B, T), two captions of the same words. text_real: bool (B, T), True = a
+    token of `text`. Departure: the paper hides at random, which leaves words that give others away.
+    """
+    hidden = (text != other) & text_real
+    return text.masked_fill(hidden, mask_id), hidden
+
+
 def mask_span(
     text: Tensor, ratio: float, mask_id: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:

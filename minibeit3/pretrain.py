@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -24,6 +25,7 @@ from minibeit3.data.glosses import PlainTexts
 from minibeit3.data.images import to_model
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.data.scene_pairs import SceneTwins
 from minibeit3.data.tar_shards import load_tar_shards
 from minibeit3.distributed import Team
 from minibeit3.masking import (
@@ -32,6 +34,7 @@ from minibeit3.masking import (
     TEXT_RATIO,
     Replacement,
     blockwise_mask,
+    mask_differences,
     mask_patches,
     mask_text,
     replace_bert,
@@ -113,7 +116,8 @@ def known_texts() -> PlainTexts:
 def open_data(names: Sequence[str], size: int) -> Streams:
     """The streams of named data, training splits only.
 
-    emoji, scenes, emoji-scenes: images and pairs; scenes-2: of at most two things. glosses: texts.
+    emoji, scenes, emoji-scenes: images and pairs; scenes-2: of at most two things; scene-twins:
+    their captions lose at once what the twin's caption has not. glosses: texts.
     A path is a folder of images with captions or of tar shards, or one tar (images and pairs).
     "name:3" draws three times as often.
     ValueError for unknown names, and when a stream stays empty.
@@ -129,6 +133,8 @@ def open_data(names: Sequence[str], size: int) -> Streams:
                 data, into = SceneCaptions("train", SCENES, size), images
             case _ if few := re.fullmatch(r"scenes-(\d)", name):
                 data, into = SceneCaptions("train", SCENES, size, most=int(few[1])), images
+            case "scene-twins":
+                data, into = SceneTwins("train", SCENES, size), images
             case "emoji-scenes":
                 data = SceneCaptions("train", SCENES, size, world="emoji", holdout="any")
                 into = images
@@ -139,7 +145,10 @@ def open_data(names: Sequence[str], size: int) -> Streams:
             case _ if Path(name).is_dir():
                 data, into = load_folder(name), images
             case _:
-                known = "emoji, scenes, scenes-1 to -6, emoji-scenes, glosses, a folder or tars"
+                known = (
+                    "emoji, scenes, scenes-1 to -6, scene-twins, emoji-scenes, glosses, "
+                    "a folder or tars"
+                )
                 raise ValueError(f"unknown data {name!r}: choose from {known}")
         if weight and not (weight.isdigit() and int(weight) > 0):
             raise ValueError(f"{name}:{weight}: the weight is a whole number from 1 up")
@@ -209,6 +218,7 @@ class PretrainingBatches:
             )
         ]
         text, hidden_words = (torch.cat(parts) for parts in zip(*hidden, strict=True))
+        self._hide_differences(found["pairs"], words, real, text, hidden_words)
         patches = mask_patches(len(image), self.config.grid, hide.image, g, hide.draw)
         of_pairs = patches[self.sizes["images"] :]
         if not hide.pair_images:
@@ -218,6 +228,20 @@ class PretrainingBatches:
             of_pairs[:worded] = False
             text[worded:n], hidden_words[worded:n] = words[worded:n], False
         return MaskedBatch(image, patches, None, text, real, hidden_words, words, pairs=n)
+
+    def _hide_differences(
+        self, pairs: Sequence[Sample], words: Tensor, real: Tensor, text: Tensor, hidden: Tensor
+    ) -> None:
+        """In place: pairs that know another caption lose what it has not, and only that."""
+        told = [(row, s.info["other"]) for row, s in enumerate(pairs) if "other" in s.info]
+        if not told:
+            return
+        rows = torch.tensor([row for row, _ in told])
+        other, _ = self.tokenizer.batch([str(caption) for _, caption in told], self.text_length)
+        other = F.pad(other, (0, words.shape[1]))[:, : words.shape[1]]
+        text[rows], hidden[rows] = mask_differences(
+            words[rows], other, real[rows], self.tokenizer.mask_id
+        )
 
 
 def sizes_of(size: int, pairs: int | None = None) -> dict[str, int]:

@@ -12,6 +12,7 @@ from minibeit3 import PRESETS, from_pretrained
 from minibeit3.data.emoji import Emoji, concepts, held_codes
 from minibeit3.data.glosses import PlainTexts
 from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.data.scene_pairs import SceneTwins
 from minibeit3.data.scene_splits import shows_held_pair
 from minibeit3.objective import MaskedDataModel
 from minibeit3.pretrain import Hiding, KnownEmoji, PretrainingBatches, Streams, open_data, pretrain
@@ -87,6 +88,38 @@ def test_one_side_of_every_pair_is_whole_and_the_other_hidden(share: float, k: i
     for none_left in (0.0, 1.0):
         with pytest.raises(ValueError, match=f"share of {none_left} of the pairs"):
             Hiding(one_side=none_left)
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_twins_lose_what_tells_them_apart_and_other_pairs_what_they_would_lose_alone(
+    share: float | None,
+) -> None:
+    size = CONFIG.image_size
+    scenes = SceneCaptions("train", 50, size)
+    plain = Streams([scenes], [PlainTexts("train")], [scenes, scenes])
+    mixed = replace(plain, pairs=[scenes, SceneTwins("train", 50, size)])
+    hiding = Hiding(one_side=share)
+    one, other = (
+        PretrainingBatches(data, 24, TextTokenizer.lab(), CONFIG, hiding, 64, seed=0)
+        for data in (plain, mixed)
+    )
+    tokenizer = TextTokenizer.lab()
+    alone: Any = one.batch(0)
+    b: Any = other.batch(0)
+    worded = range(8 if share is None else 4)
+    for row, sample in enumerate(other.samples(0)["pairs"]):
+        words, hidden = b.words[row], b.hidden_words[row]
+        if row not in worded:
+            assert not hidden.any() and torch.equal(b.text[row], words)
+        elif row % 2:
+            said, twin = sample.texts[0].split(), str(sample.info["other"]).split()
+            told = [x for x, y in zip(said, twin, strict=True) if x != y]
+            assert told and tokenizer.decode(words[hidden]).split() == told
+            assert (b.text[row][hidden] == tokenizer.mask_id).all()
+            assert torch.equal(b.text[row][~hidden], words[~hidden])
+        else:
+            width = min(len(words), alone.words.shape[1])
+            assert torch.equal(words[:width], alone.words[row, :width]) and hidden.any()
 
 
 def test_more_pairs_take_evenly_from_images_and_texts() -> None:

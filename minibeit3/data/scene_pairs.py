@@ -206,6 +206,36 @@ class BindingPairs(Dataset[Sample]):
         )
 
 
+class SceneTwins(Dataset[Sample]):
+    """The pictures of `BindingPairs` one by one, each with its own caption, for pretraining.
+
+    Arguments as there; twice as many items. info: "other", the caption of the twin, beside "type",
+    "scene" and "split".
+    """
+
+    def __init__(self, split: str, length: int, size: int = 64, world: str = "shapes") -> None:
+        self.pairs = BindingPairs(split, length, size, world)
+
+    def __len__(self) -> int:
+        return 2 * len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = checked_index(index, len(self))
+        kind, captions, scenes = self.pairs.pose(index // 2)
+        own = index % 2
+        return Sample(
+            key=f"{self.pairs.world.name}/twin/{self.pairs.split}/{index}",
+            image=picture(scenes[own], self.pairs.size),
+            texts=(captions[own],),
+            info={
+                "type": kind,
+                "other": captions[1 - own],
+                "scene": to_dict(scenes[own]),
+                "split": self.pairs.split,
+            },
+        )
+
+
 def _binding(
     rng: Random, world: World, rule: Rule, kind: str
 ) -> tuple[Scene, Scene, tuple[str, str]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_pairs import BindingPairs
+from minibeit3.masking import mask_differences
 from minibeit3.modes import CaptionScorer, ImageTextRetriever
 from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches
 from minibeit3.train import TrainConfig
@@ -91,9 +92,9 @@ def binding_dual(setup: Setup) -> Recipe:
 def own(samples: Sequence[Sample], setup: Setup) -> Hidden:
     """Both pictures of every item with their own captions, two rows each."""
     image, text, real, _ = captioned(samples, setup)
-    pairs = rearrange(text, "(B two) T -> B two T", two=2)
-    differ = (pairs != pairs.flip(1)).flatten(0, 1)
-    return Hidden(image, text, real, differ & real)
+    other = rearrange(text, "(B two) T -> B two T", two=2).flip(1).flatten(0, 1)
+    _, hidden = mask_differences(text, other, real, setup.tokenizer.mask_id)
+    return Hidden(image, text, real, hidden)
 
 
 def crossed(samples: Sequence[Sample], setup: Setup) -> Hidden:
