@@ -55,3 +55,15 @@ def test_appended_runs_follow_those_that_were_shipped(
     lines = (out / "metrics-2.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     assert isinstance(from_pretrained(out), MaskedDataModel)
+
+
+def test_the_tenth_run_comes_after_the_ninth(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    report = importlib.import_module("report_pretraining")
+    for number in range(1, 12):
+        (tmp_path / f"metrics-{number}.jsonl").write_text(f'{{"step": {number}}}\n')
+    records, begins = report.records_of(tmp_path)
+    ends = [number * (number + 1) // 2 for number in range(1, 12)]
+    assert [record["step"] for record in records] == ends and begins == ends[:-1]

@@ -39,7 +39,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 def records_of(run: Path) -> tuple[list[Record], list[int]]:
     """The records of a run, or of all runs behind a shipped model, and where each run began."""
-    logs = sorted(run.glob("metrics-*.jsonl"))
+    logs = sorted(run.glob("metrics-*.jsonl"), key=lambda log: int(log.stem.split("-")[1]))
     if not logs:
         return read_metrics(run), []
     records: list[Record] = []

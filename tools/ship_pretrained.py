@@ -30,7 +30,7 @@ ENVIRONMENT = (
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_",
 )
-RECORDS = 200  # of a run's log that are shipped
+RECORDS = 100  # of a run's log that are shipped
 
 
 def main() -> None:
