@@ -67,6 +67,15 @@ def test_a_row_compares_runs_of_the_same_steps_with_the_best_line_and_the_goal(
     assert relation["best line without a model"] == ""
 
 
+def test_a_recipe_whose_data_are_elsewhere_has_the_goals_that_its_study_noted(
+    results: Path,
+) -> None:
+    study = {"runs": [run(0, 0.98)], "references": {}, "goals": {"accuracy": 0.97}}
+    (results / "modes" / "easy-vqa.json").write_text(json.dumps(study))
+    row = cells(results)["easy-vqa, 100 steps", "accuracy"]
+    assert (row["mode"], row["goal"], row["met"]) == ("fusion", "0.97", "yes")
+
+
 def test_a_goal_for_few_labels_is_asked_of_those_runs_beside_their_own_line(results: Path) -> None:
     few, every = (cells(results)[f"glosses, {n}", "top1"] for n in ("4,000 labels", "100 steps"))
     assert (few["goal"], few["met"], every["goal"], every["met"]) == ("0.90", "no", "", "")

@@ -69,7 +69,7 @@ def all_curves(results: Path) -> list[Curve]:
 def curves_of(recipe: str, study: Mapping[str, Any], known: Mapping[str, Any]) -> list[Curve]:
     """A curve for each number of labels whose pretrained runs have two lengths or more."""
     runs = [run for run in study.get("runs", []) if run["holdout"] is None and not run["blind"]]
-    _, goals = about(recipe)
+    _, goals = about(recipe, study)
     curves = []
     for labels in dict.fromkeys(run["labels"] for run in runs):
         same = [run for run in runs if run["labels"] == labels]

@@ -108,7 +108,7 @@ def rows_of(recipe: str, study: Mapping[str, Any], known: Mapping[str, Any]) -> 
     first = [run for run in runs if run["start"] == "pretrained" and run["blind"] is None]
     if not first:
         return []
-    mode, goals = about(recipe)
+    mode, goals = about(recipe, study)
     shown = tuple(dict.fromkeys([*goals, *SHOWN.get(recipe, ())])) or tuple(first[0]["figures"])[:2]
     rows = []
     for labels in dict.fromkeys(run["labels"] for run in first):
@@ -150,14 +150,14 @@ def by_variant(runs: Iterable[Mapping[str, Any]], figure: str) -> tuple[int, dic
     return main.steps, {name: value for name, value in found.items() if value is not None}
 
 
-def about(recipe: str) -> tuple[str, Mapping[str, float]]:
-    """Mode and goals of a recipe; a recipe whose data are not here is known by its file only."""
+def about(recipe: str, study: Mapping[str, Any]) -> tuple[str, Mapping[str, float]]:
+    """Mode and goals of a recipe; one whose data are not here is known by its file alone."""
     try:
         setup = Setup(config=preset("tiny"), tokenizer=TextTokenizer.lab())
         opened = open_recipe(recipe, setup)
         return opened.mode, opened.goals
     except (ValueError, OSError):
-        return RECIPES[recipe].partition(":")[0], {}
+        return RECIPES[recipe].partition(":")[0], study.get("goals", {})
 
 
 def table(rows: list[Row]) -> str:

@@ -44,7 +44,8 @@ def main() -> int:
         try:
             opened = prepare(recipe, None, size=given.size, data=given.data).recipe
             steps = given.steps or budgeted(recipe, given) or opened.plan.steps
-            keep(recipe, {"references": references(recipe, opened, given.limit)})
+            lines = references(recipe, opened, given.limit)
+            keep(recipe, {"references": lines, "goals": dict(opened.goals)})
         except (ValueError, OSError, RuntimeError) as error:
             failed.append(f"{recipe}: {error}")
             continue
