@@ -96,7 +96,7 @@ def draw(curves: list[Curve], path: Path) -> None:
     """Panels in rows of four: marks are means, lines one standard deviation, dots the goal."""
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
-    size = (2.6 * columns, 2.6 * rows)
+    size = (max(4.0, 2.6 * columns), 2.6 * rows)  # the legend needs four inches
     figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for panel, curve in zip(panels.flat, curves, strict=False):
         for start, (colour, mark) in LOOKS.items():
