@@ -147,9 +147,11 @@ def mask_differences(
     """Hide at once what another caption has not in the same place: (input ids, hidden).
 
     text, other: int64 (B, T), two captions of the same words. text_real: bool (B, T), True = a
-    token of `text`. Departure: the paper hides at random, which leaves words that give others away.
+    token of `text`. Specials are never hidden.
+    Departure: the paper hides at random, which leaves words that give others away.
     """
-    hidden = (text != other) & text_real
+    specials = torch.isin(text, torch.tensor(SPECIAL_IDS, device=text.device))
+    hidden = (text != other) & text_real & ~specials
     return text.masked_fill(hidden, mask_id), hidden
 
 

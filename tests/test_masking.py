@@ -5,6 +5,7 @@ import torch
 
 from minibeit3.masking import (
     blockwise_mask,
+    mask_differences,
     mask_patches,
     mask_span,
     mask_text,
@@ -98,3 +99,12 @@ def test_spans_hide_neighbouring_words() -> None:
         at = row.nonzero().flatten()
         assert len(at) and torch.equal(at, torch.arange(int(at[0]), int(at[0]) + len(at)))
     assert (ids[hidden] == 96).all() and not (hidden & (text <= 2)).any()
+
+
+def test_differences_hide_what_another_caption_has_not_there_and_nothing_special() -> None:
+    text = torch.tensor([[0, 7, 8, 9, 2, 1], [0, 7, 8, 9, 5, 2], [0, 7, 2, 5, 5, 5]])
+    other = torch.tensor([[0, 8, 7, 9, 4, 2], [0, 7, 6, 9, 5, 2], [0, 7, 9, 9, 9, 2]])
+    real = torch.arange(6) < torch.tensor([[5], [6], [3]])  # the third's 5s are not of the text
+    ids, hidden = mask_differences(text, other, real, mask_id=3)
+    assert hidden.nonzero().tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert (ids[hidden] == 3).all() and torch.equal(ids[~hidden], text[~hidden])
