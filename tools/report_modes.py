@@ -34,6 +34,7 @@ COLUMNS = (
 MODES = ("vision", "language", "fusion", "dual", "seq2seq")
 # The figures of recipes that have no goals of their own, and more than the goals of others.
 SHOWN = {
+    "binding-dual": ("group",),
     "emoji-classes": ("far/top1", "concept/top1"),
     "emoji-retrieval": ("far/image to text@1", "far/text to image@1", "concept/image to text@1"),
     "scenes-captions": ("beam 3/true", "beam 3/exact", "greedy/exact"),
