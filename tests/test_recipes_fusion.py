@@ -4,7 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -177,3 +177,10 @@ def test_easy_vqa_reads_the_users_folder_and_refuses_what_is_not_there(tmp_path:
         open_recipe("easy-vqa", setup(data=root))
     with pytest.raises(ValueError, match="no folder"):
         open_recipe("easy-vqa", setup(data=root / "none"))
+
+
+def test_half_of_the_questions_to_learn_from_are_about_few_things() -> None:
+    for name, few in (("scenes-vqa", (1, 2, 3)), ("emoji-vqa", (2, 3))):
+        parts: Any = cast(Any, open_recipe(name, setup()).samples).datasets
+        assert [data.rule.counts[1] for data in parts[1:]] == list(few)
+        assert sum(map(len, parts[1:])) == pytest.approx(len(parts[0]), rel=1e-5)

@@ -7,6 +7,7 @@ import pytest
 
 from minibeit3.data.scene_questions import (
     ANSWERS,
+    COUNTS,
     TYPES,
     Question,
     answer_to,
@@ -126,6 +127,30 @@ def test_twins_ask_the_same_and_differ_by_few_things_and_in_the_answer() -> None
     data = SceneVQA("val", 10)
     for i in range(10):
         assert data[i].info["twin"] == data[i ^ 1].key
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_scenes_of_few_things_have_room_for_what_the_answer_needs_alone(most: int) -> None:
+    data = SceneVQA("train", 400, most=most)
+    told: dict[str, Counter[str]] = defaultdict(Counter)
+    for index in range(400):
+        question, answer, scene, options = data.pose(index)
+        assert answer_to(question, scene) == answer and answer in options
+        pair = question.type in ("relation", "same", "hop")
+        assert len(scene.things) <= max(most, 2 if pair else 1)
+        told[question.type][answer] += 1
+    assert set(told["count"]) == set(COUNTS[: most + 1])
+    for kind in ("exist", "relation", "more", "same"):
+        assert told[kind]["yes"] == told[kind]["no"] > 0
+
+
+def test_the_only_thing_of_a_scene_that_is_not_asked_for_shares_a_word_with_it() -> None:
+    data = SceneVQA("train", 60, types=("exist",), most=1)
+    for index in range(60):
+        question, answer, scene, _ = data.pose(index)
+        (thing,) = scene.things
+        shared = [getattr(thing, name) == getattr(question.a, name) for name in question.a.said()]
+        assert all(shared) if answer == "yes" else any(shared)
 
 
 def test_samples_carry_the_question_and_one_certain_answer() -> None:

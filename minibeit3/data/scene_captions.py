@@ -3,8 +3,6 @@
 Do not flip or crop these pictures: the captions speak of left and right.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from einops import rearrange
@@ -58,12 +56,7 @@ class SceneCaptions(Dataset[Sample]):
         if holdout == "hop":
             raise ValueError("holdout 'hop' concerns questions only: use it with SceneVQA")
         self.world = world_named(world)
-        self.rule = rule_for(self.world, split, holdout)
-        if most is not None:
-            few, limit = self.rule.counts
-            if not few <= most <= limit:
-                raise ValueError(f"most {most} things: this split has {few} to {limit}")
-            self.rule = replace(self.rule, counts=(few, most))
+        self.rule = rule_for(self.world, split, holdout).at_most(most)
         self.split, self.length, self.size = split, length, size
 
     def __len__(self) -> int:

@@ -51,6 +51,15 @@ class Rule:
     holdout: str | None = None
     held: bool = False
 
+    def at_most(self, things: int | None) -> "Rule":
+        """The rule for scenes of no more things; None = itself. ValueError out of its range."""
+        few, limit = self.counts
+        if things is None:
+            return self
+        if not few <= things <= limit:
+            raise ValueError(f"most {things} things: this split has {few} to {limit}")
+        return replace(self, counts=(few, things))
+
 
 def rule_for(world: World, split: str, holdout: str | None = None) -> Rule:
     """The rule of a split; ValueError for unknown names or a holdout of the other world."""

@@ -49,6 +49,8 @@ class SceneVQA(Dataset[Sample]):
     that the split can ask. The tests of the holdouts "relation", "count", "hop" and "pair" ask only
     the held-out type (a "pair" is asked for its relation), and so do the controls, for a fair
     comparison, except that of "hop".
+    most: things in a scene at most, or as many as an answer needs; None = as many as the split has.
+    With few, there is less room for decoys and for large numbers.
     Items have image uint8 (3, H, W), texts (question,), answers {answer: 1.0} and info: type,
     choices (possible answers), twin (key of the item with the twin scene, None when the question
     has one possible answer), scene, split.
@@ -63,17 +65,19 @@ class SceneVQA(Dataset[Sample]):
         world: str = "shapes",
         holdout: str | None = None,
         types: Sequence[str] | None = None,
+        most: int | None = None,
     ) -> None:
         if length < 1:
             raise ValueError(f"a dataset of {length} items is empty: ask for at least 1")
         self.world = world_named(world)
-        self.rule = rule_for(self.world, split, holdout)
+        self.rule = rule_for(self.world, split, holdout).at_most(most)
         if holdout == "relation" and self.rule.held:
             # Both orders are shown, so that yes and no stay balanced: the questions are held out.
             self.rule = replace(self.rule, scene=lambda _: True)
         self.types = _types(self.world, self.rule, split, types)
         self.split, self.length, self.size = split, length, size
-        self.name = f"{world}/vqa/{holdout or 'all'}/{'+'.join(types or ('all',))}/{split}"
+        few = "" if most is None else f"/{most}"
+        self.name = f"{world}/vqa/{holdout or 'all'}/{'+'.join(types or ('all',))}{few}/{split}"
 
     def __len__(self) -> int:
         return self.length
@@ -130,9 +134,9 @@ def choices(question: Question, world: World, rule: Rule) -> tuple[str, ...]:
     a = question.a
     match question.type:
         case "count" if rule.holdout == "count" and a.kind == "circle":
-            return COUNTS[4:5] if rule.held else COUNTS[:4]
+            return COUNTS[4:5] if rule.held else COUNTS[: min(4, rule.counts[1] + 1)]
         case "count":
-            return COUNTS
+            return COUNTS[: rule.counts[1] + 1]
         case "colour":
             return tuple(c for c in world.colours if rule.thing(Thing(a.kind, c, "small")))
         case "hop":
@@ -245,16 +249,19 @@ def _cast(rng: Random, world: World, rule: Rule, question: Question, answer: str
     def like(phrase: Phrase, *avoid: Phrase) -> Thing:
         return _thing_like(rng, world, rule, phrase, avoid)
 
-    need = 2
+    need = min(2, most)
     match question.type:
         case "exist":
             # Everything asked for is there, but bound together only when the answer is yes.
             cast = [like(replace(a, **{name: ""}), a) for name in a.said()]
-            need = len(cast) + 1
+            need = min(len(cast) + 1, most)
+            room = most - (answer == "yes")
+            if len(cast) > room:
+                cast = shuffled(rng, cast)[:room]
             if answer == "yes":
                 cast.append(like(a))
         case "count":
-            need = len(COUNTS) - 1
+            need = min(len(COUNTS) - 1, most)
             cast = [like(a) for _ in range(COUNTS.index(answer))]
         case "more":
             number = int(rng.random() * ((most + 1) // 2))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, tensor, zeros
+from torch.utils.data import ConcatDataset
 
 from minibeit3.data.packaged import load_easy_vqa
 from minibeit3.data.sample import Sample
@@ -12,7 +13,7 @@ from minibeit3.data.scene_pairs import SceneStatements, one_picture_leak
 from minibeit3.data.scene_questions import ANSWERS, COUNTS, YES_NO
 from minibeit3.data.scene_splits import EMOJI_ONLY, SHAPES_ONLY
 from minibeit3.data.scene_vqa import SceneVQA
-from minibeit3.data.scenes import SIZES
+from minibeit3.data.scenes import SIZES, world_named
 from minibeit3.losses import soft_target_cross_entropy
 from minibeit3.modes import ClozeAnswerer, VisualQuestionAnswerer, VisualReasoner
 from minibeit3.recipe import SCENES, Figures, Recipe, Setup, by_kind, first, in_batches, need
@@ -24,6 +25,7 @@ PLAN = TrainConfig(
 )
 BLIND = ("image", "text")
 REFERENCE_TRAINING = 5000
+FEW = 3  # things
 
 
 class Questions(NamedTuple):
@@ -48,8 +50,17 @@ def emoji_vqa(setup: Setup) -> Recipe:
 def _scene_questions(
     name: str, setup: Setup, world: str, answers: tuple[str, ...], holdouts: tuple[str, ...]
 ) -> Recipe:
-    def questions(split: str, length: int = SCENES) -> SceneVQA:
-        return SceneVQA(split, length, setup.config.image_size, world, setup.holdout)
+    def questions(split: str, length: int, most: int | None = None) -> SceneVQA:
+        return SceneVQA(split, length, setup.config.image_size, world, setup.holdout, most=most)
+
+    def training() -> ConcatDataset[Sample]:
+        """Half of it shows few things: where nothing else is in sight, yes and no are learned.
+
+        A curriculum (Bengio et al. 2009) without an order: `results/vqa_few_things.json`.
+        """
+        few = range(world_named(world).counts[0], FEW + 1)
+        parts = [questions("train", SCENES // (2 * len(few)), most) for most in few]
+        return ConcatDataset([questions("train", SCENES // 2), *parts])
 
     def splits(limit: int) -> dict[str, SceneVQA]:
         """Test splits by the prefix of their figures; an even number keeps twins together."""
@@ -80,12 +91,12 @@ def _scene_questions(
         build=lambda backbone, g: ClozeAnswerer(
             backbone, len(answers), setup.tokenizer.mask_id, setup.tokenizer.eos_id, g
         ),
-        samples=setup.choose(questions("train")),
+        samples=setup.choose(training()),
         collate=lambda samples, _: questions_batch(samples, setup, answers),
         loss=one_answer_loss,
         evaluate=evaluate,
         references=references,
-        plan=PLAN,
+        plan=replace(PLAN, lr=3e-4),
         muon=True,
         head_lr=10,
         labels=answers,
