@@ -67,6 +67,21 @@ def test_a_row_compares_runs_of_the_same_steps_with_the_best_line_and_the_goal(
     assert relation["best line without a model"] == ""
 
 
+def test_longer_runs_without_a_control_stand_below_the_longest_that_have_one(
+    results: Path,
+) -> None:
+    file = results / "modes" / "scenes-vqa.json"
+    study = json.loads(file.read_text())
+    study["runs"] += [run(0, 0.99, steps=900), run(0, 0.98, steps=500)]
+    file.write_text(json.dumps(study))
+    tasks = {
+        task: row for (task, _), row in cells(results).items() if task.startswith("scenes-vqa")
+    }
+    assert list(tasks) == ["scenes-vqa, 100 steps", "scenes-vqa, 900 steps"]
+    longest = cells(results)["scenes-vqa, 900 steps", "accuracy"]
+    assert (longest["pretrained"], longest["scratch"]) == ("0.990 (1)", "")
+
+
 def test_a_recipe_whose_data_are_elsewhere_has_the_goals_that_its_study_noted(
     results: Path,
 ) -> None:

@@ -19,7 +19,7 @@ def execute(path: Path, keep: bool) -> str:
     began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     NotebookClient(
         notebook,
-        timeout=180,
+        timeout=600,  # seconds of a cell: slow machines train for minutes
         kernel_name="python3",
         store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def all_rows(results: Path) -> list[Row]:
 
 
 def rows_of(recipe: str, study: Mapping[str, Any], known: Mapping[str, Any]) -> list[Row]:
-    """Rows of one study: a row for each number of labels and each figure that is shown."""
+    """Rows of one study: one for each number of labels, length and figure that is shown."""
     runs = [run for run in study.get("runs", []) if run["holdout"] is None]
     first = [run for run in runs if run["start"] == "pretrained" and run["blind"] is None]
     if not first:
@@ -114,16 +115,19 @@ def rows_of(recipe: str, study: Mapping[str, Any], known: Mapping[str, Any]) -> 
     rows = []
     for labels in dict.fromkeys(run["labels"] for run in first):
         same = [run for run in runs if run["labels"] == labels]
-        for figure in shown:
-            if not any(figure in run["figures"] for run in first if run in same):
+        told = lengths(same)
+        for length, figure in product(told, shown):
+            found = by_variant(same, figure, length)
+            if "pretrained" not in found:
                 continue
             lines = lines_of(study, known, figure, labels)
             goal = goals.get(figure) if labels == GOAL_LABELS.get(recipe) else None
-            steps, found = by_variant(same, figure)
+            counts = [f"{labels:,} labels"] if labels else []
+            counts += [f"{length:,} steps"] if not labels or len(told) > 1 else []
             rows.append(
                 Row(
                     mode=mode,
-                    task=recipe + (f", {labels:,} labels" if labels else f", {steps:,} steps"),
+                    task=", ".join([recipe, *counts]),
                     figure=figure,
                     pretrained=found.pop("pretrained"),
                     scratch=found.pop("scratch", None),
@@ -135,20 +139,28 @@ def rows_of(recipe: str, study: Mapping[str, Any], known: Mapping[str, Any]) -> 
     return rows
 
 
-def by_variant(runs: Iterable[Mapping[str, Any]], figure: str) -> tuple[int, dict[str, Measured]]:
-    """Steps of the longest pretrained runs; "pretrained", "scratch", "no image" ... -> figure.
+def lengths(runs: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Steps of the longest pretrained runs, before them the most that have scratch beside them."""
+    by_start = {
+        start: {run["steps"] for run in runs if run["start"] == start and run["blind"] is None}
+        for start in ("pretrained", "scratch")
+    }
+    compared = by_start["pretrained"] & by_start["scratch"]
+    return sorted({max(by_start["pretrained"]), *sorted(compared)[-1:]})
 
-    The others have the same steps, else nothing is compared.
+
+def by_variant(runs: Iterable[Mapping[str, Any]], figure: str, steps: int) -> dict[str, Measured]:
+    """Of runs with so many steps: "pretrained", "scratch", "no image" ... -> figure.
+
+    Runs of other lengths are not compared.
     """
-    kinds: dict[str, list[Mapping[str, Any]]] = {"pretrained": []}
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         if figure in run["figures"]:
             name = f"no {run['blind']}" if run["blind"] else str(run["start"])
             kinds.setdefault(name, []).append(run)
-    main = over_seeds(kinds["pretrained"], figure)
-    assert main is not None  # the caller saw one
-    found = {name: over_seeds(same, figure, main.steps) for name, same in kinds.items()}
-    return main.steps, {name: value for name, value in found.items() if value is not None}
+    found = {name: over_seeds(same, figure, steps) for name, same in kinds.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def about(recipe: str, study: Mapping[str, Any]) -> tuple[str, Mapping[str, float]]:
