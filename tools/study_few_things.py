@@ -4,7 +4,7 @@
 
 The recipe scenes-vqa from the shipped tiny: as it is (half of the questions are about at most three
 things), with scenes of all sizes alone, and the same at the rate of the other recipes. The test
-shows scenes of all sizes. A run that the file holds for the same steps is not done again, so several
+shows scenes of all sizes. A run that the file holds for the same steps is not done again: several
 processes may share the arms.
 """
 
