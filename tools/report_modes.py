@@ -216,7 +216,12 @@ def draw(rows: list[Row], path: Path) -> None:
         if row.goal is not None:
             panel.plot(row.goal, place, marker="D", ms=9, mfc="none", mew=1.5, color="#009E73")
         panel.axhline(place, color="0.9", lw=0.8, zorder=0)
-    labels = [f"{re.sub(', [0-9,]+ steps$', '', row.task)}: {row.figure}" for row in rows]
+    short = [f"{re.sub(', [0-9,]+ steps$', '', row.task)}: {row.figure}" for row in rows]
+    twice = {label for label in short if short.count(label) > 1}  # told apart by their steps
+    labels = [
+        f"{row.task}: {row.figure}" if label in twice else label
+        for row, label in zip(rows, short, strict=True)
+    ]
     panel.set_yticks(range(len(rows)), labels, fontsize=10)
     panel.set(xlim=(-0.02, 1.03), ylim=(len(rows) - 0.4, -0.6))
     panel.set_xlabel("figure on test data, mean ± sd over seeds")
