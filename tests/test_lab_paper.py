@@ -31,6 +31,27 @@ def test_the_table_compares_what_was_run_and_says_what_was_not(monkeypatch) -> N
     assert rows["NLVR2 92.6"][6] == "not measured"
 
 
+def test_the_table_compares_runs_of_one_length_though_longer_ones_stand_alone(monkeypatch) -> None:
+    longer = RUN | {"start": "pretrained", "steps": 90, "seed": 0, "figures": {"accuracy": 0.9}}
+
+    def more(recipe: str, starts: tuple[str, ...]) -> dict | None:
+        found = study(recipe)
+        if found is None:
+            return None
+        runs = [run for run in found["runs"] if run["start"] in starts]
+        return found | {"runs": [*runs, longer]}
+
+    for starts, own in (
+        (("pretrained", "scratch"), "51% ± 1 (3 seeds, 9 steps)"),
+        (("pretrained",), "90% (1 seed, 90 steps)"),
+        (("scratch",), "90% (1 seed, 90 steps)"),  # no run of its length: not compared
+    ):
+        monkeypatch.setattr(bands, "study_of", lambda recipe, starts=starts: more(recipe, starts))
+        rows = {row[1]: row for row in lab.beside_the_paper().rows}
+        assert rows["VQAv2 84.0"][4] == own
+        assert (rows["VQAv2 84.0"][5] == bands.MISSING) == (len(starts) == 1)
+
+
 def test_the_table_escapes_its_cells() -> None:
     assert "<b>" not in paper.Table(("<b>",), (("<b>",),))._repr_html_()
 
