@@ -36,10 +36,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=822)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=int, default=500, help="test questions")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for seed, arm in product(range(given.seeds), given.arms):
+    arms: list[str] = given.arms
+    for seed, arm in product(range(given.seeds), arms):
         if (arm, seed) in [(run["arm"], run["seed"]) for run in held(given.out, given.steps)]:
             continue
         run = one_run(arm, seed, given.steps, given.limit)
