@@ -22,6 +22,7 @@ def execute(path: Path, keep: bool) -> str:
         timeout=600,  # seconds of a cell: slow machines train for minutes
         kernel_name="python3",
         store_widget_state=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
