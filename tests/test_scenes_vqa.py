@@ -205,6 +205,8 @@ def test_impossible_requests_are_named() -> None:
         SceneVQA("train", 3, holdout="hop", types=("hop",))
     with pytest.raises(ValueError, match="question type 'colour' is not asked in the emoji world"):
         SceneVQA("train", 3, world="emoji", types=("colour",))
+    with pytest.raises(ValueError, match="most 7 things: this split has 1 to 6"):
+        SceneVQA("train", 3, most=7)
     with pytest.raises(ValueError, match="not a question of the shapes world"):
         parse_question("where am i?", SHAPES)
 
