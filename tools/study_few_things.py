@@ -41,17 +41,26 @@ def main() -> None:
     torch.set_num_threads(1)
     arms: list[str] = given.arms
     for seed, arm in product(range(given.seeds), arms):
-        if (arm, seed) in [(run["arm"], run["seed"]) for run in held(given.out, given.steps)]:
+        known = held(given.out, given.steps, given.limit)
+        if (arm, seed) in [(run["arm"], run["seed"]) for run in known]:
             continue
         run = one_run(arm, seed, given.steps, given.limit)
-        runs = [*held(given.out, given.steps), run]
+        runs = [*held(given.out, given.steps, given.limit), run]  # another process may have added
         write_results(given.out, report(runs, given.steps, given.limit))
 
 
-def held(path: Path, steps: int) -> list[dict[str, Any]]:
-    """The runs of so many steps that the file holds; none where there is no file."""
-    known = json.loads(path.read_text()) if path.exists() else {"steps": steps, "runs": []}
-    return known["runs"] if known["steps"] == steps else []
+def held(path: Path, steps: int, limit: int) -> list[dict[str, Any]]:
+    """The runs that the file holds, none where there is no file; ValueError for other runs."""
+    if not path.exists():
+        return []
+    known = json.loads(path.read_text())
+    found = known["steps"], known["test_questions"]
+    if found != (steps, limit):
+        raise ValueError(
+            f"{path} holds runs of {found[0]} steps, {found[1]} test questions, not of {steps} and "
+            f"{limit}: name another file"
+        )
+    return known["runs"]
 
 
 def one_run(arm: str, seed: int, steps: int, limit: int) -> dict[str, Any]:
@@ -69,9 +78,9 @@ def one_run(arm: str, seed: int, steps: int, limit: int) -> dict[str, Any]:
     return {"arm": arm, "seed": seed, "cpu_s": round(spent, 1), "figures": rounded}
 
 
-def opened(arm: str, seed: int, start: str = "tiny") -> tuple[Job, float]:
+def opened(arm: str, seed: int) -> tuple[Job, float]:
     """The arm's job, and its learning rate."""
-    job = prepare("scenes-vqa", data_root() / "checkpoints" / start, seed=seed)
+    job = prepare("scenes-vqa", data_root() / "checkpoints" / "tiny", seed=seed)
     if arm != FEW:
         everything = cast(Any, job.recipe.samples).datasets[0]
         job = replace(job, recipe=replace(job.recipe, samples=everything))
