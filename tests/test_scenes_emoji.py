@@ -7,6 +7,7 @@ from PIL import Image
 from minibeit3.data.emoji import STYLES, concepts, emoji_atlas
 from minibeit3.data.emoji_scenes import emoji_world, plural_of
 from minibeit3.data.scene_captions import SceneCaptions
+from minibeit3.data.scene_questions import answer_to
 from minibeit3.data.scene_splits import held_nouns, held_pair
 from minibeit3.data.scene_text import Phrase, caption_distribution, is_true, read_phrase
 from minibeit3.data.scene_vqa import SceneVQA
@@ -111,3 +112,11 @@ def test_all_that_is_held_out_at_once_shows_new_nouns_by_the_new_vendor() -> Non
             held = split == "test"
             assert (scene.style == "openmoji") == held
             assert bool(new & {thing.kind for thing in scene.things}) == held
+
+
+@pytest.mark.parametrize("split", ["train", "test", "control"])
+def test_questions_are_found_when_all_that_an_emoji_test_holds_out_is_left_out(split: str) -> None:
+    asked = SceneVQA(split, 60, world="emoji", holdout="any")
+    for index in range(60):
+        question, answer, scene, _ = asked.pose(index)
+        assert answer_to(question, scene) == answer and asked.rule.scene(scene)

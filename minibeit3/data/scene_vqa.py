@@ -201,6 +201,8 @@ def _may_ask(question: Question, rule: Rule) -> bool:
         return question.a == Phrase(kind="circle")
     if rule.holdout == "pair":
         return held_pair(*kinds) == rule.held
+    if rule.holdout == "any" and not rule.held:
+        return not held_pair(*kinds)  # no such scene may be shown
     return True
 
 
@@ -351,7 +353,7 @@ def _changes(
             options = [word for word in dict.fromkeys((*told, *present)) if word in words]
             for word in shuffled(rng, [*options, pick(rng, words)]):
                 changed = replace(thing, **{name: word})
-                if not rule.thing(changed):
+                if world.colours and not rule.thing(changed):
                     changed = replace(changed, colour=pick(rng, world.colours))
                 things = (*scene.things[:i], changed, *scene.things[i + 1 :])
                 if rule.thing(changed) and (name != "size" or fits(world, things)):
