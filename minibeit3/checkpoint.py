@@ -19,6 +19,7 @@ from minibeit3.model import BEiT3
 from minibeit3.modes import (
     CaptionScorer,
     ClozeAnswerer,
+    ClozeReasoner,
     ImageCaptioner,
     ImageClassifier,
     ImageTextRetriever,
@@ -52,6 +53,7 @@ TASKS = {
     "vqa_cloze": ClozeAnswerer,
     "caption_scoring": CaptionScorer,
     "nlvr2": VisualReasoner,
+    "nlvr2_cloze": ClozeReasoner,
     "retrieval": ImageTextRetriever,
     "captioning": ImageCaptioner,
 }
@@ -66,6 +68,7 @@ TaskModel = (
     | TokenTagger
     | VisualQuestionAnswerer
     | ClozeAnswerer
+    | ClozeReasoner
     | CaptionScorer
     | VisualReasoner
     | ImageTextRetriever

@@ -39,6 +39,7 @@ ARGUMENTS = {
     "token_tagging": {"labels": 6},
     "vqa": {"answers": 7},
     "vqa_cloze": {"answers": 7, "mask_id": 9},
+    "nlvr2_cloze": {"mask_id": 9},
     "caption_scoring": {"mask_id": 9},
     "captioning": {"mask_id": 9},
 }

@@ -14,6 +14,7 @@ from minibeit3.backbones import Backbone, build_backbone
 from minibeit3.config import BEiT3Config
 from minibeit3.modes import (
     ClozeAnswerer,
+    ClozeReasoner,
     ImageCaptioner,
     ImageClassifier,
     ImageTextRetriever,
@@ -43,6 +44,11 @@ TASKS: dict[str, tuple[Callable[[Backbone, torch.Generator], nn.Module], Call, t
     "vqa": (lambda b, g: VisualQuestionAnswerer(b, 5, g), lambda m, t, r: m(IMAGE, t, r), (B, 5)),
     "cloze": (lambda b, g: ClozeAnswerer(b, 5, 4, 2, g), lambda m, t, r: m(IMAGE, t, r), (B, 5)),
     "reason": (lambda b, g: VisualReasoner(b, g), lambda m, t, r: m(IMAGE, IMAGE_B, t, r), (B, 2)),
+    "reason cloze": (
+        lambda b, g: ClozeReasoner(b, 4, 2, g),
+        lambda m, t, r: m(IMAGE, IMAGE_B, t, r),
+        (B, 2),
+    ),
     "retrieve": (lambda b, g: ImageTextRetriever(b, g), lambda m, t, r: m(IMAGE, t, r), (B, B)),
     "caption": (
         lambda b, g: ImageCaptioner(b, generator=g),
@@ -51,7 +57,7 @@ TASKS: dict[str, tuple[Callable[[Backbone, torch.Generator], nn.Module], Call, t
     ),
 }
 TEXT_TASKS = [name for name in TASKS if name not in ("image", "segment")]
-PAIR_TASKS = ["vqa", "cloze", "reason", "caption"]
+PAIR_TASKS = ["vqa", "cloze", "reason", "reason cloze", "caption"]
 
 
 def build(task: str, variant: str, seed: int = 0) -> Any:

@@ -1,6 +1,8 @@
 """The answer as a hidden word: <mask> where the question ends, words that pretraining knows."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,11 +10,13 @@ import torch
 from minibeit3 import PRESETS, build_backbone
 from minibeit3.checkpoint import save_pretrained
 from minibeit3.finetune import prepare
-from minibeit3.modes import CaptionScorer, ClozeAnswerer
+from minibeit3.modes import CaptionScorer, ClozeAnswerer, ClozeReasoner
+from minibeit3.modes.cloze import with_mask
 from minibeit3.objective import MaskedBatch, MaskedDataModel
 from minibeit3.text_tokenizer import TextTokenizer
 
 WORDS = TextTokenizer.lab()
+IDS = WORDS.mask_id, WORDS.eos_id
 CONFIG = replace(
     PRESETS["tiny"], depth=2, width=32, ffn_width=32, heads=2, fusion_layers=1, drop_path=0.0
 )
@@ -27,18 +31,18 @@ def answerer(limit: int = 64) -> ClozeAnswerer:
 
 
 def test_the_question_that_the_backbone_reads_ends_in_a_mask() -> None:
-    ids, real, at = answerer().masked(*WORDS.batch(QUESTIONS, 64))
+    ids, real, at = with_mask(*WORDS.batch(QUESTIONS, 64), *IDS, 64)
     expected, shown = WORDS.batch([f"{question} <mask>" for question in QUESTIONS], 64)
     assert torch.equal(real, shown) and torch.equal(ids[real], expected[shown])
     assert ids[torch.arange(2), at].tolist() == [WORDS.mask_id] * 2
     text, _ = WORDS.batch(QUESTIONS[:1], 64)  # one text has no padding
-    assert torch.equal(answerer().masked(text, None)[0], expected[:1, shown[0]])
+    assert torch.equal(with_mask(text, None, *IDS, 64)[0], expected[:1, shown[0]])
 
 
 @pytest.mark.parametrize("limit", [8, 11, 12])
 def test_a_question_that_fills_the_model_loses_words_and_never_the_mask(limit: int) -> None:
     text, real = WORDS.batch(QUESTIONS, limit)
-    ids, shown, at = answerer(limit).masked(text, real)
+    ids, shown, at = with_mask(text, real, *IDS, limit)
     assert ids.shape[1] <= limit
     for row, place, whole in zip(ids, at, shown, strict=True):
         seen = row[whole].tolist()
@@ -77,8 +81,21 @@ def test_an_answer_of_several_pieces_starts_as_their_mean() -> None:
 @pytest.mark.parametrize("mask_id", [-1, 2, CONFIG.vocab_size])
 def test_ids_that_the_model_lacks_or_needs_twice_are_refused(mask_id: int) -> None:
     backbone = build_backbone(CONFIG, torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match=f"mask_id {mask_id} and eos_id 2"):
-        ClozeAnswerer(backbone, 4, mask_id)
+    for build in (partial(ClozeAnswerer, backbone, 4), partial(ClozeReasoner, backbone)):
+        with pytest.raises(ValueError, match=f"mask_id {mask_id} and eos_id 2"):
+            build(mask_id)
+
+
+def test_a_reasoner_reads_what_an_answerer_reads_of_each_picture_and_how_they_differ() -> None:
+    answers = answerer()
+    model = ClozeReasoner(answers.backbone, *IDS).eval()
+    answers.head = cast(Any, torch.nn.Identity())
+    text, real = WORDS.batch(QUESTIONS, 64)
+    other = IMAGE.flip(0)
+    u, v = answers(IMAGE, text, real), answers(other, text, real)
+    expected = model.head(torch.cat([u, v, (u - v).abs(), u * v], dim=-1))
+    torch.testing.assert_close(model(IMAGE, other, text, real), expected)
+    assert (model(IMAGE, other, text, real) - model(other, IMAGE, text, real)).abs().max() > 1e-4
 
 
 CAPTIONS = ["a red circle and a blue star", "a star"]

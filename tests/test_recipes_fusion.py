@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +16,13 @@ from minibeit3.backbones import build_backbone
 from minibeit3.batches import generator_of
 from minibeit3.data.sample import Sample
 from minibeit3.data.scene_pairs import BindingPairs
+from minibeit3.data.scene_questions import TYPES
 from minibeit3.data.scene_text import is_true
 from minibeit3.data.scenes import from_dict
 from minibeit3.recipe import Setup
 from minibeit3.recipes import RECIPES, open_recipe
 from minibeit3.recipes.binding import captioned, crossed, own, winoground
-from minibeit3.recipes.fusion import questions_batch, statements_batch, vqa_figures
+from minibeit3.recipes.fusion import LATE, questions_batch, statements_batch, vqa_figures
 from minibeit3.text_tokenizer import TextTokenizer
 
 CONFIG = replace(PRESETS["tiny"], depth=2, width=32, ffn_width=32, heads=2, fusion_layers=1)
@@ -184,3 +186,15 @@ def test_half_of_the_questions_to_learn_from_are_about_few_things() -> None:
         parts: Any = cast(Any, open_recipe(name, setup()).samples).datasets
         assert [data.rule.counts[1] for data in parts[1:]] == list(few)
         assert sum(map(len, parts[1:])) == pytest.approx(len(parts[0]), rel=1e-5)
+
+
+def test_long_runs_ask_often_what_is_learned_late() -> None:
+    recipe = open_recipe("scenes-vqa-long", setup())
+    for part in cast(Any, recipe.samples).datasets:
+        assert {kind: part.types.count(kind) for kind in TYPES} == {
+            kind: LATE.get(kind, 1) for kind in TYPES
+        }
+    told = Counter(str(recipe.samples[i].info["type"]) for i in range(0, 200, 2))
+    assert told["relation"] > 2 * told["colour"]
+    unseen = open_recipe("scenes-vqa-long", setup(holdout="hop"))
+    assert all("hop" not in part.types for part in cast(Any, unseen.samples).datasets)

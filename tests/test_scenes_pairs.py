@@ -41,6 +41,14 @@ def test_every_statement_is_true_of_two_pairs_and_false_of_two(world: str) -> No
     assert all(len(said) == 1 for said in statements.values())
 
 
+def test_statement_types_come_as_often_as_they_are_named() -> None:
+    data = SceneStatements("train", 4000, kinds=("both", "both", "both", "more"))
+    told = Counter(data.pose(i)[0] for i in range(0, 4000, 4))
+    assert set(told) == {"both", "more"} and 2.3 < told["both"] / told["more"] < 4.0
+    with pytest.raises(ValueError, match="statement type 'neither' does not exist: choose from ex"):
+        SceneStatements("train", 4, kinds=("both", "neither"))
+
+
 def test_statements_agree_with_their_pictures() -> None:
     data = SceneStatements("val", 200)
     for i in range(200):

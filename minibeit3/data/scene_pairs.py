@@ -8,7 +8,7 @@ NLVR2: arXiv 1811.00491. Winoground: arXiv 2204.03162.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -49,16 +49,29 @@ class SceneStatements(Dataset[Sample]):
     """`length` statements about two pictures; items 4i .. 4i + 3 share one, two of them true.
 
     split: "train", "val" or "test". size: picture side. world: "shapes" or "emoji".
+    kinds: statement types, all equally often, so one that is named twice comes twice as often; by
+    default `STATEMENT_WEIGHTS`.
     Items have image and image_b uint8 (3, H, W), texts (statement,), label 1 (true) or 0 and info:
     type, facts (the answer that decides, in the left and the right picture), group (of the four
     items with this statement), scene, scene_b, split.
     Raises ValueError for unknown names and a length below 1.
     """
 
-    def __init__(self, split: str, length: int, size: int = 64, world: str = "shapes") -> None:
+    def __init__(
+        self,
+        split: str,
+        length: int,
+        size: int = 64,
+        world: str = "shapes",
+        kinds: Sequence[str] | None = None,
+    ) -> None:
         if length < 1:
             raise ValueError(f"a dataset of {length} items is empty: ask for at least 1")
+        if unknown := [kind for kind in kinds or () if kind not in STATEMENTS]:
+            known = ", ".join(STATEMENTS)
+            raise ValueError(f"statement type {unknown[0]!r} does not exist: choose from {known}")
         self.world = world_named(world)
+        self.kinds = tuple(kinds or STATEMENT_WEIGHTS)
         self.rule = rule_for(self.world, split)
         self.split, self.length, self.size = split, length, size
 
@@ -69,7 +82,7 @@ class SceneStatements(Dataset[Sample]):
         """(type, statement, truth, facts, scenes) of an item, not drawn."""
         index = checked_index(index, self.length)
         rng = item_rng(self.world.name, "statement", self.split, index // 4)
-        kind = pick(rng, STATEMENT_WEIGHTS)
+        kind = pick(rng, self.kinds)
         question = draw_question(rng, self.world, self.rule, (STATEMENTS[kind],))
         truth, facts = shuffled(rng, four_pairs(rng, kind))[index % 4]
         rng = item_rng(self.world.name, "statement", self.split, index // 4, index % 4)

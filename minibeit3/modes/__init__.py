@@ -1,6 +1,6 @@
 """Downstream modes: one backbone, five ways to use it, each a backbone and a head."""
 
-from minibeit3.modes.cloze import CaptionScorer, ClozeAnswerer
+from minibeit3.modes.cloze import CaptionScorer, ClozeAnswerer, ClozeReasoner
 from minibeit3.modes.detection import ObjectDetector
 from minibeit3.modes.dual import ImageTextRetriever
 from minibeit3.modes.fusion import VisualQuestionAnswerer, VisualReasoner
@@ -11,6 +11,7 @@ from minibeit3.modes.vision import ImageClassifier, SemanticSegmenter
 __all__ = [
     "CaptionScorer",
     "ClozeAnswerer",
+    "ClozeReasoner",
     "ImageCaptioner",
     "ImageClassifier",
     "ImageTextRetriever",

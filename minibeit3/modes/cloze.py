@@ -10,6 +10,44 @@ from minibeit3.backbones import Backbone
 from minibeit3.init import initialise
 
 
+def with_mask(
+    text: Tensor, real: Tensor | None, mask_id: int, eos_id: int, limit: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Texts int64 (B, T) with <mask> before </s>, what is real in them, and where <mask> is.
+
+    real: bool (B, T), True = a token of the text, None = all. limit: tokens at most. ids and real
+    are one place wider than `text`, where int64 (B,) says the place of <mask>. A text that fills
+    the limit loses its last word.
+    """
+    batch, width = text.shape
+    real = torch.ones_like(text, dtype=torch.bool) if real is None else real
+    at = (real.sum(dim=1) - 1).clamp(max=limit - 2)
+    place = torch.arange(min(width + 1, limit), device=text.device).expand(batch, -1)
+    ids = torch.cat([text, text.new_full((batch, 1), eos_id)], dim=1)[:, : place.shape[1]]
+    ids = ids.masked_fill(place == at[:, None], mask_id)
+    ids = ids.masked_fill(place == at[:, None] + 1, eos_id)
+    return ids, place <= at[:, None] + 1, at
+
+
+def at_mask(
+    backbone: Backbone, image: Tensor, text: Tensor, real: Tensor | None, mask_id: int, eos_id: int
+) -> Tensor:
+    """Features (B, D) of a <mask> behind each text, beside its image; texts as in `with_mask`."""
+    limit = backbone.config.max_text_length
+    ids, real, at = with_mask(text, real, mask_id, eos_id, limit)
+    x = backbone(image, ids, real).text
+    return x[torch.arange(len(x), device=x.device), at]
+
+
+def check_ids(backbone: Backbone, mask_id: int, eos_id: int) -> None:
+    """ValueError when the two ids are the same, or none of the backbone's."""
+    vocab_size = backbone.config.vocab_size
+    if mask_id == eos_id or not all(0 <= i < vocab_size for i in (mask_id, eos_id)):
+        raise ValueError(
+            f"mask_id {mask_id} and eos_id {eos_id} must be two ids in 0..{vocab_size - 1}"
+        )
+
+
 class ClozeAnswerer(nn.Module):
     """Puts <mask> behind the question and reads it there, one logit per answer.
 
@@ -26,11 +64,7 @@ class ClozeAnswerer(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        vocab_size = backbone.config.vocab_size
-        if mask_id == eos_id or not all(0 <= i < vocab_size for i in (mask_id, eos_id)):
-            raise ValueError(
-                f"mask_id {mask_id} and eos_id {eos_id} must be two ids in 0..{vocab_size - 1}"
-            )
+        check_ids(backbone, mask_id, eos_id)
         self.backbone, self.mask_id, self.eos_id = backbone, mask_id, eos_id
         self.settings = {"answers": answers, "mask_id": mask_id, "eos_id": eos_id}
         self.head = nn.Linear(backbone.config.width, answers)
@@ -48,31 +82,65 @@ class ClozeAnswerer(nn.Module):
                 raise ValueError(f"an answer has no pieces: {list(map(list, pieces))}")
             row.copy_(words.weight[list(ids)].mean(dim=0))
 
-    def masked(self, text: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Questions int64 (B, T) with <mask> before </s>, what is real in them, and where it is.
-
-        real: bool (B, T), True = a token of the question, None = all. ids and real are one place
-        wider, where int64 (B,) says the place of <mask>. A question that fills the model's texts
-        loses its last word.
-        """
-        batch, width = text.shape
-        real = torch.ones_like(text, dtype=torch.bool) if real is None else real
-        limit = self.backbone.config.max_text_length
-        at = (real.sum(dim=1) - 1).clamp(max=limit - 2)
-        place = torch.arange(min(width + 1, limit), device=text.device).expand(batch, -1)
-        ids = torch.cat([text, text.new_full((batch, 1), self.eos_id)], dim=1)[:, : place.shape[1]]
-        ids = ids.masked_fill(place == at[:, None], self.mask_id)
-        ids = ids.masked_fill(place == at[:, None] + 1, self.eos_id)
-        return ids, place <= at[:, None] + 1, at
-
     def forward(self, image: Tensor, text: Tensor, text_real: Tensor | None = None) -> Tensor:
         """Image (B, C, H, W) and question, int64 ids (B, T) up to </s>, to logits (B, answers).
 
         text_real: bool (B, T), True = a real word; None = all are.
         """
-        ids, real, at = self.masked(text, text_real)
-        x = self.backbone(image, ids, real).text
-        return self.head(x[torch.arange(len(x), device=x.device), at])
+        return self.head(at_mask(self.backbone, image, text, text_real, self.mask_id, self.eos_id))
+
+
+class ClozeReasoner(nn.Module):
+    """Is the statement true of two images? Reads a <mask> behind it, beside one and the other.
+
+    Departure: the released model reads [CLS] and <s> of both (`VisualReasoner`), and its head has
+    to find for itself how they differ. Here it gets u, v, |u - v| and u * v of the two readings
+    (arXiv 1705.02364): whether exactly one picture shows something is no sum of theirs.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        mask_id: int,
+        eos_id: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_ids(backbone, mask_id, eos_id)
+        self.backbone, self.mask_id, self.eos_id = backbone, mask_id, eos_id
+        self.settings = {"mask_id": mask_id, "eos_id": eos_id}
+        width = backbone.config.width
+        self.head = nn.Sequential(
+            nn.LayerNorm(4 * width),
+            nn.Linear(4 * width, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, 2),
+        )
+        initialise(self.head, 1, generator)
+
+    def forward(
+        self, image_a: Tensor, image_b: Tensor, text: Tensor, text_real: Tensor | None = None
+    ) -> Tensor:
+        """Images (B, C, H, W) and statement, int64 ids (B, T) up to </s>, to logits (B, 2).
+
+        The second logit says "true". text_real: bool (B, T), True = a real word; None = all are.
+        """
+        images, twice = torch.cat([image_a, image_b]), torch.cat([text, text])
+        real = None if text_real is None else torch.cat([text_real, text_real])
+        read = at_mask(self.backbone, images, twice, real, self.mask_id, self.eos_id)
+        u, v = read.split([len(image_a), len(image_b)])
+        return self.head(torch.cat([u, v, (u - v).abs(), u * v], dim=-1))
+
+    def loss(
+        self,
+        image_a: Tensor,
+        image_b: Tensor,
+        text: Tensor,
+        text_real: Tensor | None,
+        targets: Tensor,
+    ) -> Tensor:
+        """Cross-entropy with int64 (B,), 1 = the statement is true."""
+        return F.cross_entropy(self(image_a, image_b, text, text_real), targets)
 
 
 class CaptionScorer(nn.Module):

@@ -16,6 +16,7 @@ RECIPES: Mapping[str, str] = {
     "glosses": "language:glosses",
     "lemma-tagging": "language:lemma_tagging",
     "scenes-vqa": "fusion:scenes_vqa",
+    "scenes-vqa-long": "fusion:scenes_vqa_long",
     "emoji-vqa": "fusion:emoji_vqa",
     "easy-vqa": "fusion:easy_vqa",
     "scenes-nlvr2": "fusion:scenes_nlvr2",
