@@ -28,12 +28,13 @@ unit: .venv/test ## the quick tests
 slow: .venv/test ## tests of several processes, of the browser, and of much drawn data
 	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest -m slow $(ARGS)
 
-notebooks: .venv/test
+notebooks: .venv/test ## every notebook in the ci profile, two at a time
 ifeq ($(NOTEBOOKS),)
 	@echo "no notebooks to run"
 else
-	MINIBEIT3_PROFILE=ci $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=$(CELL_TIMEOUT) --nbval-sanitize-with=tests/nbval_sanitize.cfg $(NOTEBOOKS)
+	MINIBEIT3_PROFILE=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) \
+		--nbval-sanitize-with=tests/nbval_sanitize.cfg $(NOTEBOOKS)
 endif
 
 student: .venv/lab ## notebooks without answers, into notebooks/student

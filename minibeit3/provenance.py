@@ -33,6 +33,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
         "cpu": cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

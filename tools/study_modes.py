@@ -142,6 +142,7 @@ def one_run(recipe: str, key: Key, given: argparse.Namespace) -> dict[str, Any]:
         **key,
         **{name: report[name] for name in told},
         "wall_s": round(time.monotonic() - began, 1),
+        "instructions": machine()["instructions"],
         **state(),
         "command": f"minibeit3 {shlex.join(command)}",
         "figures": figures,
