@@ -131,17 +131,6 @@ class ClozeReasoner(nn.Module):
         u, v = read.split([len(image_a), len(image_b)])
         return self.head(torch.cat([u, v, (u - v).abs(), u * v], dim=-1))
 
-    def loss(
-        self,
-        image_a: Tensor,
-        image_b: Tensor,
-        text: Tensor,
-        text_real: Tensor | None,
-        targets: Tensor,
-    ) -> Tensor:
-        """Cross-entropy with int64 (B,), 1 = the statement is true."""
-        return F.cross_entropy(self(image_a, image_b, text, text_real), targets)
-
 
 class CaptionScorer(nn.Module):
     """How likely the hidden tokens of a caption are beside a picture, all hidden at once.

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, tensor, zeros
+from torch.nn.functional import cross_entropy
 from torch.utils.data import ConcatDataset
 
 from minibeit3.data.packaged import load_easy_vqa
@@ -207,7 +208,7 @@ def scenes_nlvr2(setup: Setup) -> Recipe:
         ),
         samples=setup.choose(SceneStatements("train", SCENES, size, kinds=STATED)),
         collate=lambda samples, _: statements_batch(samples, setup),
-        loss=lambda model, batch: model.loss(*batch),
+        loss=lambda model, batch: cross_entropy(model(*batch[:-1]), batch.truths),
         evaluate=evaluate,
         references=references,
         plan=replace(PLAN, batch_size=16, lr=LOW_RATE),
