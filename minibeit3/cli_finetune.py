@@ -1,6 +1,7 @@
 """minibeit3 finetune, evaluate: one backbone, any task, its figures beside the lines."""
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -123,6 +124,9 @@ def evaluate(
     export: Annotated[
         Path | None, typer.Option(help="Write predictions as the benchmark's server takes them.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the figures here too, with machine and command.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -132,12 +136,14 @@ def evaluate(
     that made it; exit code 1 when a figure lies outside what chance allows.
     """
     from minibeit3.finetune import evaluate_saved
+    from minibeit3.provenance import machine, write_results
 
     if (folder is None) != every:
         raise ValueError("name one folder, or give --all")
     if folder is None:
-        if references or export or split != "test":
-            raise ValueError("--references, --export and --split take one model: name its folder")
+        if references or export or out or split != "test":
+            told = "--references, --export, --out and --split"
+            raise ValueError(f"{told} take one model: name its folder")
         again(limit, data, device, as_json)
         return
     limit = 1000 if limit is None else limit
@@ -159,6 +165,9 @@ def evaluate(
             raise ValueError(f"recipe {job.recipe.name} has no server to write predictions for")
         report["written"] = str(job.recipe.export(job.model, export))
     report["figures"] = figures
+    if out is not None:
+        command = f"python -m minibeit3 {shlex.join(sys.argv[1:])}"
+        write_results(out, {**judged(job, report), "machine": machine(), "command": command})
     if as_json:
         typer.echo(json.dumps(judged(job, report), indent=1))
     else:

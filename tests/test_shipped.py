@@ -1,6 +1,7 @@
 """Shipped models: small, whole again when read, and held to the run that made them."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,26 @@ def test_a_shipped_model_is_the_runs_in_bfloat16_and_stores_only_what_its_start_
     assert stored.keys() == changed != trained.state_dict().keys()
     notes = json.loads((model / "finetuning.json").read_text())
     assert notes["start"] == "data_samples/checkpoints/start" and shipped() == [model]
+
+
+def test_figures_are_written_with_the_command_that_measures_them_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", str(model), "--limit", "10", "--out", str(tmp_path / "a/figures.json")]
+    monkeypatch.setattr("sys.argv", ["minibeit3", *words])
+    told = CliRunner().invoke(app, [*words, "--json"])
+    kept = json.loads((tmp_path / "a/figures.json").read_text())
+    assert kept["figures"] == json.loads(told.stdout)["figures"] and kept["limit"] == 10
+    assert kept["command"] == f"python -m minibeit3 {shlex.join(words)}" and kept["machine"]["cpu"]
+    refused = CliRunner().invoke(app, ["evaluate", "--all", "--out", "x.json"])
+    assert refused.exit_code == 2 and "--out" in refused.output + refused.stderr
+
+
+def test_every_results_file_names_the_command_that_makes_it() -> None:
+    files = sorted((data_root().parent / "results").glob("*.json"))
+    assert files
+    lacking = [file.name for file in files if not json.loads(file.read_text()).get("command")]
+    assert lacking == []
 
 
 def test_without_its_start_or_beside_another_one_a_shipped_model_is_refused(
