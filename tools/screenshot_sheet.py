@@ -1,4 +1,8 @@
-"""Draw the sheet of all explorers: python tools/screenshot_sheet.py results/explorers.png
+"""Draw the sheet of all explorers, as the README shows it:
+
+    cd data_samples/checkpoints/modes && python ../../../tools/screenshot_sheet.py \\
+        ../../../results/explorers.png --vqa scenes-vqa-long --retrieval scenes-retrieval \\
+        --captioning scenes-captions
 
 Pictures are those that saved notebooks keep, of the lab's own data. Models are fine-tuned where a
 checkpoint is named (--retrieval FOLDER and so on), else fresh heads on the pretrained backbone.
