@@ -178,7 +178,7 @@ class Statements(NamedTuple):
 def scenes_nlvr2(setup: Setup) -> Recipe:
     """Is a statement true of two scenes? Each one comes with two true and two false pairs.
 
-    Start from a model fine-tuned on questions: from tiny itself nothing is learned in 240 steps.
+    Start from a model fine-tuned on questions, which knows the facts that are compared.
     """
     size = setup.config.image_size
 
