@@ -8,7 +8,8 @@ cut has whole comparisons. What is in the file already is skipped: give the same
 go on. The model is the preset nano, the data are scenes with one thing and glosses, the figures
 those of `minibeit3.probes` on new scenes. "gain/..." is what the other side of a pair adds: right
 beside that of another pair. "features/..." needs no text: a linear layer on the features of
-pictures alone, the same yardstick for every target.
+pictures alone, the same yardstick for every target. Each run names its dtype: the arm "float32" is
+the base once more, to show what the dtype does.
 """
 
 import argparse
@@ -41,10 +42,11 @@ from minibeit3.masking import random_mask
 from minibeit3.muon import muon_groups
 from minibeit3.objective import MaskedDataModel, masked_data_loss, masked_pixel_loss
 from minibeit3.pixel_codes import PixelCodes
+from minibeit3.precision import DType
 from minibeit3.pretrain import Codes, Hiding, PretrainingBatches, masked_step, open_data
 from minibeit3.probes_codes import code_baselines, masked_codes
 from minibeit3.probes_words import exact, masked_words, pictures, word_ceiling
-from minibeit3.provenance import cpu_name, state
+from minibeit3.provenance import cpu_name, machine, state
 from minibeit3.references_linear import linear, pixels
 from minibeit3.routing import Expert, LayerRoute
 from minibeit3.runlog import Record
@@ -104,7 +106,7 @@ def faint(config: BEiT3Config, generator: torch.Generator) -> Backbone:
 class Arm:
     """One way to pretrain; `steps` is a factor on the budget, 0 = random weights.
 
-    pairs: how many of 96 samples; None = a third.
+    pairs: how many of 96 samples; None = a third. dtype: None = that of the command.
     """
 
     config: BEiT3Config = NANO
@@ -115,6 +117,7 @@ class Arm:
     pairs: int | None = None
     clip: float | None = 3.0
     muon: bool = True
+    dtype: DType | None = None
     build: Callable[[BEiT3Config, torch.Generator], Backbone] = build_backbone
     steps: float = 1.0
 
@@ -146,6 +149,7 @@ OTHERS: dict[str, Arm] = {
     "twice as many pairs": Arm(pairs=64),
     "no clip": Arm(clip=None),
     "clip 1": Arm(clip=1.0),
+    "float32": Arm(dtype="float32"),
     "adamw": Arm(muon=False),
     "faint": Arm(build=faint),
     "pairs alone": Arm(image_weight=0.0, hiding=Hiding(pair_images=False)),
@@ -189,7 +193,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=600, help="updates of the arm `base`")
     parser.add_argument("--batch-size", type=int, default=96, help="in equal thirds")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument(
+        "--dtype", default="float32", help="float32 or bfloat16, told with each run"
+    )
     return parser.parse_args()
 
 
@@ -210,6 +216,8 @@ def one_run(name: str, steps: int, seed: int, given: argparse.Namespace) -> dict
         "arm": name,
         "steps": steps,
         "seed": seed,
+        "dtype": arm.dtype or given.dtype,
+        "instructions": machine()["instructions"],
         "cpu_seconds": round(spent, 1),
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
         **state(),
@@ -237,7 +245,7 @@ def pretrain(
         min_lr=given.lr / 2,  # a short run should not spend its end at rate 0
         warmup=max(1, steps // 10),
         clip=arm.clip,
-        dtype=given.dtype,
+        dtype=arm.dtype or given.dtype,
         seed=seed,
         save_every=0,
         log_every=max(1, steps // MARKS),
@@ -386,7 +394,6 @@ def keep(study: dict[str, Any], given: argparse.Namespace) -> None:
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads used, torch {torch.__version__}",
         "budget": {"steps": given.steps, "batch_size": given.batch_size, "lr": given.lr},
-        "dtype": given.dtype,
         "references": study["references"],
         "runs": study["runs"],
         "summary": summary,

@@ -42,7 +42,7 @@ LENGTHS = (100, 300, 1000, 3000)
 SHIPPED = data_root() / "checkpoints" / "nano"
 LONGEST_EQUAL = 300
 ONE, ALL = "scenes-1,glosses", "scenes-1:2,scenes-2:2,scenes:2,glosses"
-PLAN = TrainConfig(steps=1, batch_size=48, lr=2e-3, save_every=1000, dtype="bfloat16")
+PLAN = TrainConfig(steps=1, batch_size=48, lr=2e-3, save_every=1000)
 # Recipe -> labels, the figure that is compared, its name for people.
 TASKS: dict[str, tuple[int | None, str, str]] = {
     "scenes-classes": (200, "top1", "classes, 200 labels"),
