@@ -37,6 +37,7 @@ from minibeit3.text_tokenizer import TextTokenizer
 from minibeit3.visual_codes import open_codes
 
 HOLDOUTS = ("combo", "relation", "count", "size")
+MORE_HIDDEN = (0.6, 0.8, 0.9)  # of the patches: pretraining hides 0.4
 Samples = dict[str, list[Sample]]
 
 
@@ -78,6 +79,13 @@ def probe(
         patches[name] = {t: masked_codes(model, split, tokenizer, codes, text=t, seed=seed)
                          for t in TEXTS}  # fmt: skip
         patches[name] |= code_baselines(split, known, codes, side, seed=seed)
+    sparse = {
+        f"{ratio:g}": {
+            t: masked_codes(model, scenes["scenes/test"], tokenizer, codes, ratio, t, seed)
+            for t in TEXTS
+        }
+        for ratio in MORE_HIDDEN
+    }
     told = first_texts(PlainTexts("test"), texts, seed)
     lines = text_baselines(
         told, first_texts(PlainTexts("train"), ngram_texts, seed), tokenizer, seed=seed
@@ -87,6 +95,7 @@ def probe(
         "goals": goals(words["scenes/test"], patches),
         "words": _plain(words),
         "codes": _plain(patches),
+        "codes_by_share_hidden": {"scenes/test": _plain(sparse)},
         "texts": _plain({"model": masked_text(model, told, tokenizer, seed=seed), **lines}),
         "seeds": [seed],
         "budget": budget(Path(folder), step),

@@ -263,6 +263,11 @@ def test_the_command_writes_every_figure_with_machine_and_budget(
     assert result["command"].startswith("python -m minibeit3.probes")
     assert {"right", "seen", "blind"} <= set(result["words"]["scenes/size/test"])
     assert {"right", "none", "global_mode"} <= set(result["codes"]["emoji/style"])
+    assert set(result["codes_by_share_hidden"]["scenes/test"]["0.9"]) == {
+        "right",
+        "shuffled",
+        "none",
+    }
     assert set(result["texts"]) == {"model", "unigram", "ngram"}
     assert result["goals"]["words_with_picture_of_ceiling"]["met"] is False
     with pytest.raises(ValueError, match="neither a model nor a checkpoint"):
