@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from second_device import Far, second_device
 
 from minibeit3.backbones import build_backbone
 from minibeit3.batches import generator_of
@@ -56,6 +57,18 @@ def test_each_benchmark_trains_saves_and_evaluates_on_its_own_layout(
     data = data_root() / "fixtures" / RECIPES[name][0]
     _, figures = evaluate_saved(tmp_path, limit=4, data=data)
     assert figures and all(0 <= value <= 10 for value in figures.values())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_benchmark_stays_on_the_device_it_is_given(
+    name: str, start: Path, tmp_path: Path
+) -> None:
+    job = job_of(name, start)
+    plan = replace(job.plan(steps=1, batch_size=3), save_every=0, dtype="float32", compile=False)
+    with second_device():
+        model, _ = finetune(job, tmp_path, plan, device="cuda")
+        assert all(isinstance(p.data, Far) for p in model.parameters())
+        assert job.recipe.evaluate(model, 4)
 
 
 def export(name: str, start: Path, path: Path) -> str:
