@@ -82,6 +82,16 @@ def test_longer_runs_without_a_control_stand_below_the_longest_that_have_one(
     assert (longest["pretrained"], longest["scratch"]) == ("0.990 (1)", "")
 
 
+def test_a_row_names_the_fine_tuned_model_that_its_runs_began_with(results: Path) -> None:
+    file = results / "modes" / "scenes-vqa.json"
+    starts = {100: "data/checkpoints/tiny", 900: "data/checkpoints/modes/binding"}
+    study = {"runs": [run(0, 0.9, steps=n, command=f"x --start {s}") for n, s in starts.items()]}
+    study["runs"].append(run(0, 0.5, start="scratch", command="x --scratch --size tiny"))
+    file.write_text(json.dumps(study))
+    tasks = [task for task, _ in cells(results) if task.startswith("scenes-vqa")]
+    assert tasks == ["scenes-vqa, 100 steps", "scenes-vqa, 900 steps, from binding"]
+
+
 def test_a_recipe_whose_data_are_elsewhere_has_the_goals_that_its_study_noted(
     results: Path,
 ) -> None:

@@ -9,6 +9,7 @@ The table replaces what stands in the README between `<!-- modes -->` and `<!-- 
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def rows_of(recipe: str, study: Mapping[str, Any], known: Mapping[str, Any]) -> 
             goal = goals.get(figure) if labels == GOAL_LABELS.get(recipe) else None
             counts = [f"{labels:,} labels"] if labels else []
             counts += [f"{length:,} steps"] if not labels or len(told) > 1 else []
+            counts += fine_tuned_starts(run for run in same if run["steps"] == length)
             rows.append(
                 Row(
                     mode=mode,
@@ -147,6 +149,13 @@ def lengths(runs: Iterable[Mapping[str, Any]]) -> list[int]:
     }
     compared = by_start["pretrained"] & by_start["scratch"]
     return sorted({max(by_start["pretrained"]), *sorted(compared)[-1:]})
+
+
+def fine_tuned_starts(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """ "from NAME" for each fine-tuned model that runs began with; nothing for the pretrained."""
+    words = (shlex.split(run.get("command", "")) for run in runs)
+    starts = (Path(w[w.index("--start") + 1]) for w in words if "--start" in w)
+    return [f"from {name}" for name in dict.fromkeys(s.name for s in starts if "modes" in s.parts)]
 
 
 def by_variant(runs: Iterable[Mapping[str, Any]], figure: str, steps: int) -> dict[str, Measured]:
