@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
@@ -24,6 +23,7 @@ FAR, CPU = torch.device("meta"), torch.device("cpu")  # autograd in torch for CP
 ops = torch.ops.aten
 TAKE_BOTH = {ops.copy_.default, ops._to_copy.default}
 TAKE_INDICES = {ops.index.Tensor, ops.index_put.default, ops.index_put_.default}
+FUSED = "torch.optim.optimizer._get_fused_kernels_supported_devices"
 MATH = 0  # of torch's choices of an attention kernel
 
 
@@ -88,8 +88,8 @@ class ToFar(torch.autograd.Function):
         return Far(x.detach().clone())
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return plain(grad)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return plain(grad_outputs[0])
 
 
 class Factories(TorchDispatchMode):
@@ -161,9 +161,7 @@ def second_device() -> Iterator[None]:
     try:
         with (
             patch.multiple(torch.cuda, **told),
-            patch.object(
-                optimizer, "_get_fused_kernels_supported_devices", lambda: ["cpu", FAR.type]
-            ),
+            patch(FUSED, lambda: ["cpu", FAR.type]),
             patch.object(torch.random, "fork_rng", lambda *_, **__: nullcontext()),
             patch.object(torch, "autocast", lambda *_, **__: nullcontext()),
             patch.object(torch, "inference_mode", torch.no_grad),  # a wrapper's version is counted
