@@ -30,7 +30,7 @@ from minibeit3.backbones import preset
 from minibeit3.data.paths import data_root
 from minibeit3.finetune import finetune, prepare
 from minibeit3.pretrain import Hiding, pretrain
-from minibeit3.provenance import provenance
+from minibeit3.provenance import machine, provenance
 from minibeit3.storage import write_file
 from minibeit3.train import TrainConfig
 from minibeit3.visual_codes import open_codes
@@ -119,6 +119,7 @@ def one_run(key: dict[str, Any], runs: list[dict[str, Any]], given: argparse.Nam
         "finetuning_steps": steps,
         "pretraining_cpu_s": round(spent, 1),
         "finetuning_cpu_s": round(trained, 1),
+        "instructions": machine()["instructions"],
         "figure": figure,
         "value": round(found, 4),
     }
@@ -170,12 +171,7 @@ def keep(study: dict[str, Any], limit: int) -> None:
 
 
 def draw(summary: list[dict[str, Any]]) -> None:
-    """One panel a task: the figure over the CPU-seconds of pretraining, seeds as bars."""
-    spent = {
-        (row["task"], row["pretraining_steps"]): row["pretraining_cpu_s"]
-        for row in summary
-        if row["kind"] == PRETRAINED
-    }
+    """One panel a task: the figure over the steps of pretraining, seeds as bars."""
     looks = {PRETRAINED: ("#0072B2", "o-"), EQUAL: ("#D55E00", "s--")}
     size = (2.75 * len(TASKS), 2.8)
     figure, panels = plt.subplots(1, len(TASKS), figsize=size, layout="constrained", squeeze=False)
@@ -183,14 +179,14 @@ def draw(summary: list[dict[str, Any]]) -> None:
         for kind, (colour, mark) in looks.items():
             rows = [row for row in summary if row["task"] == task and row["kind"] == kind]
             rows.sort(key=lambda row: row["pretraining_steps"])
-            x = [spent[task, row["pretraining_steps"]] for row in rows]
+            x = [row["pretraining_steps"] for row in rows]
             spread = [row["sd"] or 0 for row in rows]
             means = [row["mean"] for row in rows]
             ax.errorbar(x, means, spread, fmt=mark, color=colour, capsize=3, label=kind)
         for row in summary:
             if row["task"] == task and row["kind"] == SCRATCH:
                 ax.axhline(row["mean"], color="0.5", ls=":", label=SCRATCH)
-        ax.set(xscale="log", xlabel="CPU-seconds of pretraining", ylim=(0, None))
+        ax.set(xscale="log", xlabel="steps of pretraining", ylim=(0, None))
         ax.set_title(title, fontsize=10)
     panels[0, 0].legend(frameon=False, fontsize=8)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)

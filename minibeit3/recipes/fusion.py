@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset
 
 from minibeit3.data.packaged import load_easy_vqa
 from minibeit3.data.sample import Sample
-from minibeit3.data.scene_pairs import STATEMENTS, SceneStatements, one_picture_leak
+from minibeit3.data.scene_pairs import SceneStatements, one_picture_leak
 from minibeit3.data.scene_questions import ANSWERS, COUNTS, YES_NO
 from minibeit3.data.scene_splits import EMOJI_ONLY, SHAPES_ONLY
 from minibeit3.data.scene_vqa import SceneVQA
@@ -32,9 +32,10 @@ LATE = {"relation": 5, "exist": 3, "count": 3, "more": 3, "same": 2}
 """Of 20 training questions of a long run; of every other type there is one. Those are learned in
 400 steps, these in thousands, since yes and no have to compare. The test asks all types alike."""
 
-STATED = tuple(STATEMENTS)
-"""Training statements: every type alike. The test asks "exactly one" and "same number" most, which
-tell nothing until both facts are known; "both" and "more" lean on one picture and teach each."""
+STATED = ("both",) * 4 + ("exactly one",) * 4 + ("same number",) * 4 + ("more", "only left") * 2
+"""Training statements. "both" and "more" lean on one picture, so they teach each fact; "exactly
+one" and "same number", which the test asks most, tell nothing until both facts are known. Every
+type alike is worse: .66 after 4,800 steps, .81 so after 2,400 (`results/nlvr2_even_mix.json`)."""
 
 
 class Questions(NamedTuple):
