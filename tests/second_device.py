@@ -1,4 +1,4 @@
-"""A second device without hardware: tensors that say they are on cuda and compute on the CPU.
+"""A second device without hardware: tensors that say they are elsewhere and compute on the CPU.
 
     with second_device():
         train(model, step, source, plan, folder, device="cuda")
@@ -56,7 +56,8 @@ class Far(Tensor):
         if any(isinstance(x, torch.Generator) for x in flat):
             raise RuntimeError(f"{func}: a generator of the CPU for a tensor on {FAR}")
         given = args[:1] if func in TAKE_INDICES else args
-        near = [x for x in tree_flatten((given, kwargs))[0] if type(x) is Tensor and x.dim()]
+        leaves = [x for x in tree_flatten((given, kwargs))[0] if isinstance(x, Tensor)]
+        near = [x for x in leaves if not isinstance(x, Far) and x.dim()]  # numbers may join
         far = [x for x in flat if isinstance(x, Far)]
         if near and func not in TAKE_BOTH:
             raise RuntimeError(f"{func}: tensors on cpu and on {FAR}")

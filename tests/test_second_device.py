@@ -27,6 +27,8 @@ def test_tensors_of_two_devices_do_not_meet() -> None:
         assert (far * 2 + torch.tensor(1.0)).tolist() == [3.0, 3.0, 3.0]
         with pytest.raises(RuntimeError, match="tensors on cpu and on"):
             torch.add(far, near)
+        with pytest.raises(RuntimeError, match="tensors on cpu and on"):
+            torch.nn.Linear(3, 1)(far)
         with pytest.raises(RuntimeError, match="generator of the CPU"):
             far.normal_(generator=torch.Generator())
         with pytest.raises((RuntimeError, TypeError)):
