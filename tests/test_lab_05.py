@@ -199,6 +199,17 @@ def test_noise_is_told_from_an_effect_and_an_arm_that_did_not_run_is_left_out() 
     assert [r.verdict for r in ablations.compared(alone, "gain", ["once"])] == ["unknown"]
 
 
+def test_an_arm_of_two_dtypes_stands_beside_the_base_of_both() -> None:
+    """Else what the dtype does would pass for what the arm does."""
+    of_both = [run("float32", s, v) | {"dtype": "float32"} for s, v in enumerate((0.8, 0.82, 0.84))]
+    mixed = [run("mixed", s, v) for s, v in enumerate((0.41, 0.80, 0.83))]
+    mixed = [mixed[0] | {"dtype": "bfloat16"}, *(r | {"dtype": "float32"} for r in mixed[1:])]
+    study = STUDY | {"runs": [*STUDY["runs"], *of_both, *mixed]}
+    near, both, dtype = ablations.compared(study, "gain", ["near", "mixed", "float32"])
+    assert near.difference == pytest.approx(0.01) and dtype.difference == pytest.approx(0.40)
+    assert both.difference == pytest.approx(0.68 - 0.62)
+
+
 def test_predictions_are_judged_and_others_than_the_three_refused() -> None:
     rows = ablations.compared(STUDY, "gain", ["near", "worse"])
     text = ablations.told(rows, {"near": "above", "worse": "below"})

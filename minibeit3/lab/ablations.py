@@ -23,6 +23,8 @@ from minibeit3.storage import read_json
 T95 = (inf, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """By degrees of freedom: within how many standard errors of the truth 95 of 100 means lie."""
 BASE = "base"
+DTYPE = "float32"
+"""The base once more, in the dtype in which a part of the other arms ran."""
 ANY_BUDGET = ("budget", "random weights")
 WORDS: tuple[Verdict, ...] = ("above", "within noise", "below")
 
@@ -83,10 +85,16 @@ def seed_margin(first: Sequence[float], second: Sequence[float]) -> tuple[float,
 
 
 def compared(study: Mapping[str, Any], figure: str, arms: Sequence[str]) -> list[Compared]:
-    """The arms beside the base; those without runs, or without this figure, are left out."""
-    base, rows = values(study, BASE, figure), []
+    """The arms beside the base; those without runs, or without this figure, are left out.
+
+    An arm that ran in float32 too stands beside the base of both dtypes, else a difference between
+    dtypes would pass for the arm's.
+    """
+    rows = []
     for arm in arms:
-        own = values(study, arm, figure)
+        own, base = values(study, arm, figure), values(study, BASE, figure)
+        if arm != DTYPE and any(run.get("dtype") == DTYPE for run in runs_of(study, arm)):
+            base += values(study, DTYPE, figure)
         if own and base:
             rows.append(Compared(arm, own, *seed_margin(base, own)))
     return rows
