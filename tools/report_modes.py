@@ -225,7 +225,9 @@ def draw(rows: list[Row], path: Path) -> None:
         if row.goal is not None:
             panel.plot(row.goal, place, marker="D", ms=9, mfc="none", mew=1.5, color="#009E73")
         panel.axhline(place, color="0.9", lw=0.8, zorder=0)
-    short = [f"{re.sub(', [0-9,]+ steps$', '', row.task)}: {row.figure}" for row in rows]
+    short = [
+        f"{re.sub(', [0-9,]+ steps(, from .*)?$', '', row.task)}: {row.figure}" for row in rows
+    ]
     twice = {label for label in short if short.count(label) > 1}  # told apart by their steps
     labels = [
         f"{row.task}: {row.figure}" if label in twice else label
