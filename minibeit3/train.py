@@ -69,7 +69,9 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
         if self.warmup >= self.steps:
-            raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps")
+            raise ValueError(
+                f"warmup {self.warmup} leaves nothing of {self.steps} steps: make it shorter"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} does not split into {self.accumulate} equal parts"

@@ -29,8 +29,9 @@ import torch
 from minibeit3.backbones import preset
 from minibeit3.data.paths import data_root
 from minibeit3.finetune import finetune, prepare
+from minibeit3.precision import pick_dtype
 from minibeit3.pretrain import Hiding, pretrain
-from minibeit3.provenance import machine, provenance
+from minibeit3.provenance import machine, provenance, state
 from minibeit3.storage import write_file
 from minibeit3.train import TrainConfig
 from minibeit3.visual_codes import open_codes
@@ -107,6 +108,7 @@ def one_run(key: dict[str, Any], runs: list[dict[str, Any]], given: argparse.Nam
         total = other["pretraining_cpu_s"] + other["finetuning_cpu_s"]
         steps = math.ceil(total / other["finetuning_cpu_s"] * STEPS)
     labels, figure, _ = TASKS[task]
+    dtype = str(pick_dtype(PLAN.dtype, torch.device("cpu"))).removeprefix("torch.")
     job = prepare(task, start, size="nano", labels=labels, seed=seed)
     plan = replace(job.plan(steps), save_every=0, log_every=steps)
     began = time.process_time()
@@ -120,6 +122,8 @@ def one_run(key: dict[str, Any], runs: list[dict[str, Any]], given: argparse.Nam
         "pretraining_cpu_s": round(spent, 1),
         "finetuning_cpu_s": round(trained, 1),
         "instructions": machine()["instructions"],
+        "pretraining_dtype": dtype,
+        **state(),
         "figure": figure,
         "value": round(found, 4),
     }
