@@ -23,6 +23,7 @@ from minibeit3.attention import joint_attention
 from minibeit3.backbones import build_backbone
 from minibeit3.config import BEiT3Config
 from minibeit3.embed import Streams
+from minibeit3.float8 import exchange
 from minibeit3.info import Mode, forward_flops, training_flops
 from minibeit3.masking import IMAGE_RATIO, PAIR_TEXT_RATIO, TEXT_RATIO, mask_patches
 from minibeit3.modes.seq2seq import ImageCaptioner
@@ -172,12 +173,13 @@ def contestants(
     dtypes: tuple[torch.dtype, ...] = (torch.float32,),
     compiled: bool = False,
     peers: Mapping[str, Peer] | None = None,
+    eight: bool = False,
 ) -> dict[str, Run]:
     """By name, everything that does this work; each has its own weights.
 
     work: image, text, pair (forward), step (a mixed training step of 3 `batch` samples), gradient
-    (a step that changes nothing: large models fit side by side) or caption (20 words). ValueError
-    for unknown work.
+    (a step that changes nothing: large models fit side by side) or caption (20 words). eight: a
+    step with float8 products too. ValueError for unknown work.
     """
     if work not in WORKS:
         raise ValueError(f"unknown work {work!r}: choose from {', '.join(WORKS)}")
@@ -190,6 +192,9 @@ def contestants(
         else:
             for how in ("", " compiled") if compiled else ("",):
                 found[f"minibeit3 {name}{how}"] = own(work, config, b, device, dtype, bool(how))
+            if work in STEPS and eight:
+                run = own(work, config, b, device, dtype, compiled, eight=True)
+                found[f"minibeit3 {name}, float8{' compiled' * compiled}"] = run
             if work in STEPS:
                 whole = own(work, config, b, device, dtype, False, pruned=False)
                 found[f"minibeit3 {name}, whole last block"] = whole
@@ -208,12 +213,15 @@ def own(
     dtype: torch.dtype,
     compiled: bool,
     pruned: bool = True,
+    eight: bool = False,
 ) -> Run:
     """A run of this package; compiled steps have no stochastic depth (drawn on the CPU)."""
     torch.manual_seed(0)
     if work in STEPS:
         config = replace(config, drop_path=0.0) if compiled else config
         model = MaskedDataModel(build_backbone(config)).to(device).train()
+        if eight:
+            exchange(model, torch.device(device))
         if not pruned:  # who looks into the last block gets the whole one
             model.backbone.blocks[-1].register_forward_hook(lambda *_: None)
         if compiled:

@@ -104,7 +104,7 @@ def check_routes(routes: int, depth: int) -> None:
 
 def check_spans(lengths: list[int], tokens: int, names: list[str], experts: list[str]) -> None:
     """ValueError unless a route's spans tile the stream and their experts exist in the layer."""
-    if sum(lengths) != tokens or min(lengths, default=0) < 0:
+    if sum(lengths) != tokens or any(length < 0 for length in lengths):
         raise ValueError(f"the route's spans {lengths} do not tile {tokens} tokens")
     if set(names) - set(experts):
         raise ValueError(f"no expert {sorted(set(names) - set(experts))} here, only {experts}")

@@ -54,7 +54,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Of weights, data order and masks.")] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float8.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     shard: Annotated[
         bool, typer.Option(help="Under torchrun: FSDP, parameters shared out; else DDP.")

@@ -41,17 +41,17 @@ class Multiway(nn.Module):
         parts = zip(spans, x.split(lengths, dim=1), strict=True)
         return torch.cat([self.experts[name](part) for (name, _), part in parts], dim=1)
 
+    def rows(self, x: Tensor, cut: int, first: Expert | Spans, second: Expert | Spans) -> Tensor:
+        """The first `cut` samples by one route, the others by another: one matmul if it is one."""
+        if first == second or cut in (0, len(x)):
+            return self.dispatch(x, first if cut else second)
+        return torch.cat([self.dispatch(x[:cut], first), self.dispatch(x[cut:], second)])
+
     def forward(self, x: Streams, route: LayerRoute) -> Streams:
-        """Both streams; pairs and lone samples share one matmul where they share an expert."""
-
-        def rows(s: Tensor, cut: int, first: Expert | Spans, second: Expert | Spans) -> Tensor:
-            if first == second or cut in (0, len(s)):
-                return self.dispatch(s, first if cut else second)
-            return torch.cat([self.dispatch(s[:cut], first), self.dispatch(s[cut:], second)])
-
+        """Both streams, any shape (B, tokens, D), to the same shapes."""
         (image, text), (alone, paired, pairs) = x, route
         if image is not None:
-            image = rows(image, len(image) - pairs, alone.image, paired.image)
+            image = self.rows(image, len(image) - pairs, alone.image, paired.image)
         if text is not None:
-            text = rows(text, pairs, paired.text, alone.text)
+            text = self.rows(text, pairs, paired.text, alone.text)
         return Streams(image, text)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from minibeit3.backbones import Backbone
 from minibeit3.pruned import hidden_features
+from minibeit3.vocabulary import VocabularyHead
 
 
 class MaskedBatch(NamedTuple):
@@ -55,8 +56,8 @@ class MaskedDataModel(nn.Module):
         config = backbone.config
         self.backbone = backbone
         self.settings: dict[str, object] = {}
-        self.mlm_head = nn.Linear(config.width, config.vocab_size)
-        self.mim_head = nn.Linear(config.width, config.visual_vocab_size)
+        self.mlm_head = VocabularyHead(config.width, config.vocab_size)
+        self.mim_head = VocabularyHead(config.width, config.visual_vocab_size)
         for head in (self.mlm_head, self.mim_head):
             nn.init.trunc_normal_(head.weight, std=0.02, a=-0.02, b=0.02)
             nn.init.zeros_(head.bias)

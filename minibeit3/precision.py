@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from minibeit3.storage import write_file
 
-DType = Literal["auto", "float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16", "float8"]
 PAYS = 1.75  # times float32's speed: less is lost again in casts
 CHOSEN = "dtype"  # file of a run folder
 
@@ -23,8 +23,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: DType, device: torch.device) -> torch.dtype:
-    """The type of matrix products; "auto" is bfloat16 where that is faster, else float32."""
-    if name == "auto":
+    """The type of matrix products; "auto" is bfloat16 where that is faster, else float32.
+
+    "float8" is "auto" for what is not a product of the blocks (see `float8`).
+    """
+    if name in ("auto", "float8"):
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from minibeit3 import runfolder, sharded
 from minibeit3.batches import Source, generator_of, read, seed_of, to_device
 from minibeit3.distributed import Metrics, Step, Team, whole
+from minibeit3.float8 import float8_products
 from minibeit3.muon import Muon
 from minibeit3.optimiser import learning_rate, parameter_groups
 from minibeit3.precision import DType, autocast, keep_dtype, pick_device, run_dtype
@@ -39,8 +40,9 @@ class TrainConfig:
     steps: updates of the parameters. batch_size: samples per update, in `accumulate` equal parts.
     lr, min_lr, warmup: cosine from `lr` to `min_lr` after `warmup` steps of linear rise. clip:
     largest norm of the gradient, None = any. layer_decay: see `optimiser.layer_scales`. dtype:
-    see `precision.run_dtype`. save_every: steps between checkpoints, 0 = save nothing. log_every:
-    steps between records. workers: processes that prepare batches. compile: "auto" = on CUDA.
+    see `precision.run_dtype`; "float8": see `float8`. save_every: steps between checkpoints, 0 =
+    save nothing. log_every: steps between records. workers: processes that prepare batches.
+    compile: "auto" = on CUDA.
     """
 
     steps: int
@@ -72,6 +74,8 @@ class TrainConfig:
             raise ValueError(
                 f"warmup {self.warmup} leaves nothing of {self.steps} steps: make it shorter"
             )
+        if self.dtype not in get_args(DType):
+            raise ValueError(f"unknown dtype {self.dtype!r}: choose {', '.join(get_args(DType))}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} does not split into {self.accumulate} equal parts"
@@ -120,6 +124,8 @@ def train(
     folder, where = Path(folder), pick_device(device)
     dtype = team.agreed(run_dtype(config.dtype, where, folder), where)
     model.to(where)
+    if config.dtype == "float8" and team.kind == "fsdp":
+        raise ValueError("float8 exchanges layers that fsdp has sharded: use ddp, or bfloat16")
     compiled = config.compile is True or (config.compile == "auto" and where.type == "cuda")
     runner, step = team.spread(model, step, where, dtype, compiled)
     if groups is None:
@@ -133,7 +139,8 @@ def train(
     parts = config.accumulate
 
     lock = runfolder.locked(folder) if team.first else nullcontext()
-    with lock, borrowed_randomness(where):
+    eight = float8_products(model, where) if config.dtype == "float8" else nullcontext()
+    with lock, borrowed_randomness(where), eight:
         start = restore(model, optimiser, config, folder, resume, team)
         if team.first and config.dtype == "auto" and config.save_every:
             keep_dtype(dtype, folder)

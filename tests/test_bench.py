@@ -236,7 +236,15 @@ def test_the_table_says_what_is_missing_and_what_was_missed() -> None:
     sets = {"tiny step": {"rows": rows, "auto": "fp32"}}
     goals = [cpu_goals.reached(goal, sets) for goal in cpu_goals.GOALS]
     text = report_bench.goal_table(goals)
-    assert "1.50 | yes" in text.splitlines()[2] and "not measured" in text
+    assert "1.50 |  | yes" in text.splitlines()[2] and "not measured" in text
+
+
+def test_beside_a_goal_stands_what_the_bare_products_reach() -> None:
+    seconds = {"minibeit3 bf16": 2.0, "torchscale fp32": 3.0, "bound bf16": 1.5, "bound fp32": 1.0}
+    goal = ("tiny step", "minibeit3 auto", "torchscale fp32", 3.0)
+    line = cpu_goals.reached(goal, {"tiny step": {"rows": figures(seconds), "auto": "bf16"}})
+    assert (line["got"], line["bound"], line["met"]) == (1.5, 2.0, False)
+    assert "1.50 | 2.00 | no" in report_bench.goal_table([line])
 
 
 # The plan

@@ -22,7 +22,7 @@ NOTEBOOK_BYTES = 600_000
 LAYERS = (
     {"config", "routing", "cache", "checks", "storage", "data.paths", "data.sample"},
     {"embed", "visibility", "attention", "multiway", "init"},
-    {"model", "released", "backbones", "capture", "pruned"},
+    {"model", "released", "backbones", "capture", "pruned", "vocabulary", "float8"},
     {"masking", "text_tokenizer", "visual_tokenizer", "codebook", "teacher", "objective", "losses"},
 )
 TOP_LAYER = 5

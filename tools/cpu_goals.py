@@ -193,7 +193,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def reached(goal: tuple[str, str, str, float], sets: dict[str, Any]) -> dict[str, Any]:
-    """One line: the goal and what was got; None where the set or a contestant is missing."""
+    """One line: the goal, what was got and what the bare bound got; None where it is missing."""
     name, mine, other, wanted = goal
     memory, found = "memory" in name, sets.get(name, {})
     tried = next((text for key, text in TRIED.items() if key in name), FORWARD)
@@ -202,9 +202,11 @@ def reached(goal: tuple[str, str, str, float], sets: dict[str, Any]) -> dict[str
     line = {"set": name, "mine": mine, "other": other, "memory": memory, "goal": wanted}
     line["tried"] = tried
     rows = {row["name"]: row for row in found.get("rows", ())}
-    own = rows.get(mine.replace("auto", found.get("auto", "")))
+    mine = mine.replace("auto", found.get("auto", ""))
+    own, bare = rows.get(mine), rows.get(f"bound {mine.split()[-1]}", {})
     if own is None or (other not in rows):
-        return line | {"got": None, "met": None}
+        return line | {"bound": None, "got": None, "met": None}
+    line["bound"] = bare.get("times_as_fast_as", {}).get(other)
     if memory:
         got = own["peak_bytes"] / rows[other]["peak_bytes"]
     else:

@@ -28,6 +28,7 @@ MATMUL = 788e12  # of that, what a large product was measured to reach
 GOALS: dict[str, dict[str, Any]] = {
     "giant step, text 64": {"preset": "giant", "batch": 96, "text": 64, "share_of_matmul": 0.60},
     "giant step, text 512": {"preset": "giant", "batch": 56, "text": 512, "share_of_matmul": 0.60},
+    "giant step, float8": {"preset": "giant", "batch": 40, "text": 64, "float8": 1.2},
     "large step": {"preset": "large", "batch": 192, "text": 64, "share_of_peak": 0.46},
     "base step": {"preset": "base", "batch": 256, "text": 64, "share_of_peak": 0.41, "peer": 2.5},
     "giant image": {"preset": "giant", "batch": 64, "text": 64, "images_per_second": 300},
@@ -48,7 +49,8 @@ def measure(name: str, dry: bool) -> dict[str, Any]:
     peers = {}
     if "peer" in goal and bench_torchscale.installed():
         peers = {"torchscale": bench_torchscale.torchscale}
-    runs = contestants(work, config, batch, length, device, (dtype,), not dry, peers)
+    eight = "float8" in goal
+    runs = contestants(work, config, batch, length, device, (dtype,), not dry, peers, eight)
     if not dry and goal["preset"] == "giant":  # one set of weights and moments at a time
         runs = {key: run for key, run in runs.items() if "compiled" in key}
     flops = work_flops(config, work, batch, length)

@@ -18,8 +18,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito
 
 
 def goal_table(goals: list[dict[str, Any]]) -> str:
-    """One line per goal: what was compared, the goal, what was got."""
-    lines = ["| work | compared | goal | got | met |", "|---|---|---|---|---|"]
+    """One line per goal: what was compared, the goal, what was got, by the bare bound too."""
+    lines = ["| work | compared | goal | got | bound | met |", "|---|---|---|---|---|---|"]
     for line in goals:
         compared = f"{line['mine']} to {line['other']}"
         if line["memory"]:
@@ -30,8 +30,11 @@ def goal_table(goals: list[dict[str, Any]]) -> str:
             got, met = "not measured", ""
         else:
             got, met = f"{line['got']:.2f}", "yes" if line["met"] else "no"
+        bound = "" if line["bound"] is None else f"{line['bound']:.2f}"
         name = line["set"].removesuffix(" memory")
-        lines.append(f"| {name} | {compared} | {sign} {line['goal']:.2f} | {got} | {met} |")
+        lines.append(
+            f"| {name} | {compared} | {sign} {line['goal']:.2f} | {got} | {bound} | {met} |"
+        )
     return "\n".join(lines)
 
 

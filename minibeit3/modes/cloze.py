@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minibeit3.backbones import Backbone
 from minibeit3.init import initialise
+from minibeit3.vocabulary import VocabularyHead
 
 
 def with_mask(
@@ -150,7 +151,7 @@ class CaptionScorer(nn.Module):
             raise ValueError(f"mask_id {mask_id} is not in 0..{vocab_size - 1}")
         self.backbone, self.mask_id = backbone, mask_id
         self.settings = {"mask_id": mask_id}
-        self.mlm_head = nn.Linear(backbone.config.width, vocab_size)
+        self.mlm_head = VocabularyHead(backbone.config.width, vocab_size)
         initialise(self.mlm_head, 1, generator)
 
     def forward(self, image: Tensor, text: Tensor, text_real: Tensor, hidden: Tensor) -> Tensor:

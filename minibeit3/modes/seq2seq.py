@@ -17,6 +17,7 @@ from minibeit3.init import initialise
 from minibeit3.losses import drop_worst, smoothed_divergence
 from minibeit3.routing import routes_for
 from minibeit3.visibility import caption_rule
+from minibeit3.vocabulary import VocabularyHead
 
 
 class ImageCaptioner(nn.Module):
@@ -49,7 +50,7 @@ class ImageCaptioner(nn.Module):
         if len(set(ids.values())) < 4 or not all(0 <= i < vocab_size for i in ids.values()):
             raise ValueError(f"{ids} must be four ids in 0..{vocab_size - 1}")
         self.backbone, self.settings = backbone, ids
-        self.mlm_head = nn.Linear(backbone.config.width, vocab_size)
+        self.mlm_head = VocabularyHead(backbone.config.width, vocab_size)
         initialise(self.mlm_head, 1, generator)
 
     def features(self, image: Tensor, text: Tensor, text_real: Tensor | None = None) -> Tensor:
