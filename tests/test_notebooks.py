@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from minibeit3.lab.exercises import exercises
+from tools.execute_notebooks import COMPARED, execute
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -54,3 +55,19 @@ def test_it_asks_to_predict_and_states_limits_and_questions(notebook) -> None:
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     assert "**Predict first" in text and "## Limits" in text
     assert text.count("<details>") >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")  # nbclient's
+def test_a_refresh_renews_compared_cells_and_leaves_the_others(
+    tmp_path: Path,
+) -> None:
+    made, path = nbformat.v4.new_notebook(), tmp_path / "made.ipynb"
+    old = [nbformat.v4.new_output("stream", text="old\n")]
+    for tags in ([COMPARED], []):
+        cell = nbformat.v4.new_code_cell("print('new')", outputs=old, metadata={"tags": tags})
+        made.cells.append(cell)
+    nbformat.write(made, path)
+    execute(path, keep=True, refresh=True)
+    told = [cell.outputs[0].text for cell in nbformat.read(path, as_version=4).cells]
+    assert told == ["new\n", "old\n"]
