@@ -31,6 +31,7 @@ from minibeit3.runlog import Record, RunLog, read_metrics
 
 ALONE = Team()
 FREE = ("workers", "save_every", "log_every")  # may change when a run is resumed
+LONG = 1000  # steps; the lab's live runs are shorter, and small models compile for minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class TrainConfig:
     largest norm of the gradient, None = any. layer_decay: see `optimiser.layer_scales`. dtype:
     see `precision.run_dtype`; "float8": see `float8`. save_every: steps between checkpoints, 0 =
     save nothing. log_every: steps between records. workers: processes that prepare batches.
-    compile: "auto" = on CUDA.
+    compile: "auto" = on CUDA, unless the run is too short to earn back what compiling costs.
     """
 
     steps: int
@@ -126,8 +127,7 @@ def train(
     model.to(where)
     if config.dtype == "float8" and team.kind == "fsdp":
         raise ValueError("float8 exchanges layers that fsdp has sharded: use ddp, or bfloat16")
-    compiled = config.compile is True or (config.compile == "auto" and where.type == "cuda")
-    runner, step = team.spread(model, step, where, dtype, compiled)
+    runner, step = team.spread(model, step, where, dtype, compiles(config, where))
     if groups is None:
         groups = parameter_groups(model, config.weight_decay, config.layer_decay)
     elif team.kind == "fsdp":
@@ -189,6 +189,13 @@ def train(
                     keep(model, optimiser, config, folder, now, team)
     model.eval()
     return read_metrics(folder)
+
+
+def compiles(config: TrainConfig, device: torch.device) -> bool:
+    """Whether a run trains compiled code: as the config says, or by device and length."""
+    if config.compile == "auto":
+        return device.type == "cuda" and config.steps >= LONG
+    return config.compile
 
 
 def backward(

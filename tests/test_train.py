@@ -31,7 +31,7 @@ from minibeit3.optimiser import (
     released_no_weight_decay,
 )
 from minibeit3.runlog import METRICS, Record, RunLog, progress, progress_line, read_metrics
-from minibeit3.train import TrainConfig, train
+from minibeit3.train import LONG, TrainConfig, compiles, train
 
 TIMES = ("samples_per_second", "seconds_left", "cpu_seconds")
 
@@ -613,3 +613,20 @@ def test_the_progress_line_says_how_long_it_will_take():
     show(record | {"step": 1000})
     first, last = stream.getvalue().split("\r")[1:]
     assert first.startswith(told) and last.startswith("step 1000/") and last.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "steps", "done"),
+    [
+        ("auto", "cuda", LONG, True),
+        ("auto", "cuda", LONG - 1, False),
+        ("auto", "cpu", LONG, False),
+        (True, "cpu", 1, True),
+        (False, "cuda", LONG, False),
+    ],
+)
+def test_long_runs_on_cuda_are_compiled_unless_the_config_says_otherwise(
+    asked: Any, device: str, steps: int, done: bool
+) -> None:
+    config = TrainConfig(steps=steps, batch_size=1, lr=1e-3, compile=asked)
+    assert compiles(config, torch.device(device)) is done
