@@ -235,7 +235,7 @@ def draw(rows: list[Row], path: Path) -> None:
     ]
     panel.set_yticks(range(len(rows)), labels, fontsize=10)
     panel.set(xlim=(-0.02, 1.03), ylim=(len(rows) - 0.4, -0.6))
-    panel.set_xlabel("figure on test data, mean ± sd over seeds")
+    panel.set_xlabel("on test data, mean ± sd over seeds")
     kinds = {
         "pretrained": ("o", "#0072B2", "#0072B2"),
         "scratch": ("s", "#E69F00", "#E69F00"),
