@@ -43,7 +43,8 @@ def test_scratch_has_the_seconds_of_pretraining_too_and_a_cut_study_goes_on(stud
     total = paid["pretraining_cpu_s"] + paid["finetuning_cpu_s"]
     factor = total / paid["finetuning_cpu_s"]
     assert paid["pretraining_cpu_s"] > 0 and factor > 1
-    assert factor * 2 <= runs[study.EQUAL, 4]["finetuning_steps"] < factor * 2 + 1
+    more = runs[study.EQUAL, 4]["finetuning_steps"] - factor * 2  # rounded up
+    assert -1e-9 <= more <= 1 + 1e-9
     assert runs[study.SCRATCH, 0]["pretraining_cpu_s"] == 0
     assert study.FIGURE.stat().st_size > 5_000
 
