@@ -51,13 +51,13 @@ Top = Annotated[int, typer.Option(help="How many of the best to show.")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Add a command to `app`; bad input ends it with one sentence on stderr and exit code 2."""
+    """Add a command to `app`; bad input, or a package that it lacks, ends it with exit code 2."""
 
     @functools.wraps(function)
     def run(*args: Any, **values: Any) -> None:  # as typer calls it
         try:
             function(*args, **values)
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, ImportError) as error:
             complain(str(error) or type(error).__name__)
             raise typer.Exit(2) from error
 

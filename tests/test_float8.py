@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from minibeit3 import cli
 from minibeit3.bench import contestants, made_batch
 from minibeit3.distributed import Team
 from minibeit3.float8 import exchange, float8_products
@@ -67,7 +69,9 @@ def test_a_width_that_does_not_fit_is_refused_with_the_fix() -> None:
         exchange(model, CPU)
 
 
-def test_without_torchao_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No torchao."""
     ordinary = builtins.__import__
 
     def missing(name: str, *args: Any, **values: Any) -> Any:
@@ -76,8 +80,15 @@ def test_without_torchao_the_error_names_the_command(monkeypatch: pytest.MonkeyP
         return ordinary(name, *args, **values)
 
     monkeypatch.setattr(builtins, "__import__", missing)
+
+
+@pytest.mark.usefixtures("without")
+def test_without_torchao_the_error_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(ImportError, match=r"pip install .*\[float8\]"):
         exchange(task()[0], CPU)
+    asked = ["pretrain", str(tmp_path / "run"), "--dtype", "float8", "--steps", "300"]
+    told = CliRunner().invoke(cli.app, [*asked, "--device", "cpu", "--data", "glosses,scenes-1"])
+    assert told.exit_code == 2 and "pip install" in told.stderr and "Traceback" not in told.stderr
 
 
 def trained(folder: Path, dtype: str, **values: Any) -> tuple[nn.Module, list[float]]:

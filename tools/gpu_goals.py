@@ -51,7 +51,7 @@ def measure(name: str, dry: bool) -> dict[str, Any]:
         peers = {"torchscale": bench_torchscale.torchscale}
     eight = "float8" in goal
     runs = contestants(work, config, batch, length, device, (dtype,), not dry, peers, eight)
-    if not dry and goal["preset"] == "giant":  # one set of weights and moments at a time
+    if not dry and goal["preset"] == "giant":  # no weights and moments beside
         runs = {key: run for key, run in runs.items() if "compiled" in key}
     flops = work_flops(config, work, batch, length)
     assert flops is not None
